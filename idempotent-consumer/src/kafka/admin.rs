@@ -1,0 +1,162 @@
+//! Topics: are they there, with how many partitions, and making the missing ones.
+
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::producer::{BaseProducer, Producer};
+use rdkafka::types::RDKafkaErrorCode;
+
+use super::raw;
+use super::settings::KafkaSettings;
+
+/// Why a question about topics had no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    /// No broker answered.
+    #[error("no answer from Kafka at {servers} within {seconds} s: {reason}; is it running, and reachable from here?")]
+    Unreachable {
+        /// Brokers, as configured.
+        servers: String,
+        /// How long it was tried.
+        seconds: u64,
+        /// What the client said.
+        reason: String,
+    },
+    /// A broker refused.
+    #[error("Kafka refused to create the topic {topic}: {reason}")]
+    CreateRefused {
+        /// The topic.
+        topic: String,
+        /// What the broker said.
+        reason: String,
+    },
+}
+
+/// What [`Topics::ensure`] found or did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ensured {
+    /// The topic was there, with so many partitions.
+    Existed(usize),
+    /// It was created.
+    Created,
+}
+
+/// Asks about topics. All calls block: from async code use `spawn_blocking`.
+pub struct Topics {
+    settings: KafkaSettings,
+    // A producer handle has no group and costs no connection until it is asked something.
+    client: BaseProducer,
+    timeout: Duration,
+}
+
+impl Topics {
+    /// A client for `settings`; each call waits for `timeout` at most.
+    ///
+    /// # Errors
+    /// The client refuses the settings.
+    pub fn new(settings: &KafkaSettings, timeout: Duration) -> Result<Self, AdminError> {
+        let unusable = |error: rdkafka::error::KafkaError| AdminError::Unreachable {
+            servers: settings.bootstrap_servers().to_owned(),
+            seconds: 0,
+            reason: error.to_string(),
+        };
+        let client = settings.client_config().create().map_err(unusable)?;
+        Ok(Self { settings: settings.clone(), client, timeout })
+    }
+
+    /// How many partitions the topic has; `None` if it does not exist.
+    ///
+    /// # Errors
+    /// No broker answers in time.
+    pub fn partitions(&self, topic: &str) -> Result<Option<usize>, AdminError> {
+        let metadata = self
+            .client
+            .client()
+            .fetch_metadata(Some(topic), self.timeout)
+            .map_err(|e| self.unreachable(&e))?;
+        Ok(metadata
+            .topics()
+            .iter()
+            .find(|t| t.name() == topic && t.error().is_none())
+            .map(|t| t.partitions().len())
+            .filter(|count| *count > 0))
+    }
+
+    /// The id that Kafka gave this topic when it was created; `None` if it does not exist.
+    ///
+    /// # Errors
+    /// No broker answers in time.
+    pub fn id(&self, topic: &str) -> Result<Option<String>, AdminError> {
+        let timeout_ms = i32::try_from(self.timeout.as_millis()).unwrap_or(i32::MAX);
+        raw::topic_id(self.client.client().native_ptr(), topic, timeout_ms)
+            .map_err(|reason| self.no_answer(reason))
+    }
+
+    /// First and next offset of a partition's log, as a `read_committed` reader sees its end.
+    ///
+    /// # Errors
+    /// No broker answers in time.
+    pub fn watermarks(&self, topic: &str, partition: i32) -> Result<(i64, i64), AdminError> {
+        self.client
+            .client()
+            .fetch_watermarks(topic, partition, self.timeout)
+            .map_err(|e| self.unreachable(&e))
+    }
+
+    /// Creates the topic if it is missing: `partitions`, replication min(3, brokers),
+    /// `min.insync.replicas` 2 from three brokers on. An existing topic is left as it is.
+    ///
+    /// # Errors
+    /// No broker answers in time, or one refuses.
+    pub async fn ensure(&self, topic: &str, partitions: usize) -> Result<Ensured, AdminError> {
+        if let Some(count) = self.partitions(topic)? {
+            return Ok(Ensured::Existed(count));
+        }
+        let brokers = self
+            .client
+            .client()
+            .fetch_metadata(None, self.timeout)
+            .map_err(|e| self.unreachable(&e))?
+            .brokers()
+            .len();
+        let replication = i32::try_from(brokers.clamp(1, 3)).unwrap_or(1);
+        let partitions = i32::try_from(partitions).unwrap_or(i32::MAX);
+        let mut new = NewTopic::new(topic, partitions, TopicReplication::Fixed(replication));
+        if brokers >= 3 {
+            new = new.set("min.insync.replicas", "2");
+        }
+        let config: ClientConfig = self.settings.client_config();
+        let admin: AdminClient<DefaultClientContext> =
+            config.create().map_err(|e| self.unreachable(&e))?;
+        let options = AdminOptions::new()
+            .request_timeout(Some(self.timeout))
+            .operation_timeout(Some(self.timeout));
+        let results =
+            admin.create_topics([&new], &options).await.map_err(|e| self.unreachable(&e))?;
+        match results.into_iter().next() {
+            // Another process was quicker, with the same intent.
+            Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => {
+                Ok(Ensured::Existed(self.partitions(topic)?.unwrap_or(0)))
+            }
+            Some(Err((_, code))) => Err(AdminError::CreateRefused {
+                topic: topic.to_owned(),
+                reason: code.to_string(),
+            }),
+            _ => Ok(Ensured::Created),
+        }
+    }
+
+    fn unreachable(&self, error: &rdkafka::error::KafkaError) -> AdminError {
+        self.no_answer(error.to_string())
+    }
+
+    fn no_answer(&self, reason: String) -> AdminError {
+        AdminError::Unreachable {
+            servers: self.settings.bootstrap_servers().to_owned(),
+            seconds: self.timeout.as_secs(),
+            reason,
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! Everything that talks to Kafka. No type of the client library leaves this module.
+
+pub(crate) mod admin;
+pub(crate) mod publisher;
+pub(crate) mod raw;
+pub(crate) mod settings;

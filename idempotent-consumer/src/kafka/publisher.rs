@@ -1,0 +1,227 @@
+//! Publishing with a known end: each record is acknowledged, refused, or unconfirmed.
+
+use std::time::{Duration, Instant};
+
+use rdkafka::ClientContext;
+use rdkafka::error::KafkaError;
+use rdkafka::message::{DeliveryResult, Message as _};
+use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, PurgeConfig, ThreadedProducer};
+use rdkafka::types::RDKafkaErrorCode;
+
+use super::raw;
+use super::settings::{KafkaSettings, SettingsError};
+use crate::message::Headers;
+
+/// A record to publish. A null key or value is not an empty one.
+#[derive(Clone, Copy, Debug)]
+pub struct Publication<'a> {
+    /// Topic.
+    pub topic: &'a str,
+    /// Partition; `None` lets the key decide, as the Java client does (murmur2).
+    pub partition: Option<i32>,
+    /// Key.
+    pub key: Option<&'a [u8]>,
+    /// Value.
+    pub value: Option<&'a [u8]>,
+    /// Headers.
+    pub headers: &'a Headers,
+}
+
+/// How a publisher works.
+#[derive(Clone, Debug)]
+pub struct PublisherOptions {
+    /// How long a record is tried before it counts as unconfirmed; `None` is for ever.
+    pub delivery_timeout: Option<Duration>,
+    /// Bound of what waits in memory, in KiB.
+    pub queue_kib: u32,
+    /// How long a batch waits for company before it leaves.
+    pub linger: Duration,
+    /// `zstd`, `lz4`, `snappy`, `gzip` or `none`.
+    pub compression: String,
+}
+
+impl Default for PublisherOptions {
+    fn default() -> Self {
+        Self {
+            delivery_timeout: Some(Duration::from_secs(30)),
+            queue_kib: 32 * 1024,
+            linger: Duration::from_millis(5),
+            compression: "lz4".to_owned(),
+        }
+    }
+}
+
+/// The end of one record, told exactly once for each record handed over.
+#[derive(Debug)]
+pub struct Delivery {
+    /// What the caller gave with the record.
+    pub token: u64,
+    /// Where it lies, or why that is not known.
+    pub outcome: Result<Acknowledged, DeliveryError>,
+}
+
+/// Where an acknowledged record lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Acknowledged {
+    /// Partition.
+    pub partition: i32,
+    /// Offset.
+    pub offset: i64,
+}
+
+/// Why a record was not acknowledged.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum DeliveryError {
+    /// It is certainly not in the log, and trying again will not help.
+    #[error("Kafka refused the record: {reason}")]
+    Refused {
+        /// What the broker or client said.
+        reason: String,
+        /// Whether the record is larger than the topic accepts.
+        too_large: bool,
+    },
+    /// It is perhaps in the log.
+    #[error("not confirmed by Kafka: {0}")]
+    Unconfirmed(String),
+}
+
+/// An idempotent producer with acks=all. Dropping it reports everything unfinished as unconfirmed.
+pub struct Publisher {
+    producer: ThreadedProducer<Reports>,
+}
+
+struct Reports {
+    on_delivery: Box<dyn Fn(Delivery) + Send + Sync>,
+}
+
+impl ClientContext for Reports {
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::warn!(%error, reason, "kafka producer");
+    }
+}
+
+impl ProducerContext for Reports {
+    type DeliveryOpaque = Box<u64>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, token: Box<u64>) {
+        let outcome = match result {
+            Ok(message) => {
+                Ok(Acknowledged { partition: message.partition(), offset: message.offset() })
+            }
+            Err((error, _)) => Err(classify(error)),
+        };
+        (self.on_delivery)(Delivery { token: *token, outcome });
+    }
+}
+
+impl Publisher {
+    /// Starts a producer. `on_delivery` runs on the producer's own thread and must not block.
+    ///
+    /// # Errors
+    /// The client refuses a setting.
+    pub fn new(
+        settings: &KafkaSettings,
+        options: &PublisherOptions,
+        on_delivery: impl Fn(Delivery) + Send + Sync + 'static,
+    ) -> Result<Self, SettingsError> {
+        let mut config = settings.client_config();
+        let timeout_ms = options.delivery_timeout.map_or(0, |t| t.as_millis());
+        config
+            .set("enable.idempotence", "true")
+            .set("acks", "all")
+            // The Java client's choice. librdkafka's own default sends the same key elsewhere.
+            .set("partitioner", "murmur2_random")
+            // The broker's limit decides what is too large, not the client's guess of it.
+            .set("message.max.bytes", "1000000000")
+            .set("message.timeout.ms", timeout_ms.to_string())
+            .set("queue.buffering.max.kbytes", options.queue_kib.to_string())
+            .set("queue.buffering.max.messages", "1000000")
+            .set("linger.ms", options.linger.as_millis().to_string())
+            .set("compression.type", &options.compression);
+        let reports = Reports { on_delivery: Box::new(on_delivery) };
+        let producer = config.create_with_context(reports).map_err(|error| {
+            SettingsError::Refused { name: "of the producer".to_owned(), reason: error.to_string() }
+        })?;
+        Ok(Self { producer })
+    }
+
+    /// Hands a record over, waiting while the queue is full. Blocks the calling thread then.
+    ///
+    /// # Errors
+    /// The client refuses the record at once; it is not in the log, and no delivery will follow.
+    pub fn send(&self, record: &Publication<'_>, token: u64) -> Result<(), DeliveryError> {
+        while !self.try_send(record, token)? {
+            self.producer.poll(Duration::from_millis(10));
+        }
+        Ok(())
+    }
+
+    /// Hands a record over; `Ok(false)` if the queue is full.
+    ///
+    /// # Errors
+    /// The client refuses the record at once; it is not in the log, and no delivery will follow.
+    pub fn try_send(&self, record: &Publication<'_>, token: u64) -> Result<bool, DeliveryError> {
+        let mut out: BaseRecord<'_, [u8], [u8], Box<u64>> =
+            BaseRecord::with_opaque_to(record.topic, Box::new(token));
+        out.partition = record.partition;
+        out.key = record.key;
+        out.payload = record.value;
+        if !record.headers.is_empty() {
+            out.headers = Some(raw::to_native(record.headers));
+        }
+        match self.producer.send(out) {
+            Ok(()) => Ok(true),
+            Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => Ok(false),
+            Err((error, _)) => Err(DeliveryError::Refused {
+                too_large: error.rdkafka_error_code()
+                    == Some(RDKafkaErrorCode::MessageSizeTooLarge),
+                reason: error.to_string(),
+            }),
+        }
+    }
+
+    /// Records handed over whose end is not known yet.
+    pub fn in_flight(&self) -> usize {
+        usize::try_from(self.producer.in_flight_count()).unwrap_or(0)
+    }
+
+    /// Waits until every record has its end, for `timeout` at most; what has none then is given
+    /// up and reported as unconfirmed. Returns whether all had theirs. Blocks.
+    pub fn flush(&self, timeout: Duration) -> bool {
+        let deadline = Instant::now() + timeout;
+        while self.in_flight() > 0 {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                self.producer.purge(PurgeConfig::default().queue().inflight());
+                let _ = self.producer.flush(Duration::from_secs(1));
+                return false;
+            }
+            let _ = self.producer.flush(left.min(Duration::from_millis(100)));
+        }
+        true
+    }
+}
+
+/// Refused means: certainly not in the log, and no use to try again. Everything else may be there.
+fn classify(error: &KafkaError) -> DeliveryError {
+    use RDKafkaErrorCode as C;
+    match error.rdkafka_error_code() {
+        Some(
+            code @ (C::MessageSizeTooLarge
+            | C::InvalidMessageSize
+            | C::InvalidMessage
+            | C::InvalidRecord
+            | C::TopicAuthorizationFailed
+            | C::ClusterAuthorizationFailed
+            | C::InvalidTopic
+            | C::UnknownTopic
+            | C::UnknownPartition
+            | C::InvalidRequiredAcks
+            | C::PolicyViolation),
+        ) => DeliveryError::Refused {
+            reason: error.to_string(),
+            too_large: code == C::MessageSizeTooLarge,
+        },
+        _ => DeliveryError::Unconfirmed(error.to_string()),
+    }
+}

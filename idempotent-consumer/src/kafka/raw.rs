@@ -1,0 +1,149 @@
+//! The few calls of librdkafka that rdkafka does not wrap, or wraps with a panic.
+//! The only unsafe code of the library.
+#![allow(unsafe_code)]
+
+use std::ffi::{CStr, CString, c_char, c_void};
+use std::ptr;
+
+use rdkafka::message::{BorrowedMessage, OwnedHeaders};
+use rdkafka_sys as sys;
+
+use crate::message::Headers;
+
+/// Copies a message's headers. rdkafka's own iterator panics on a name that is not UTF-8, and
+/// any producer can write one.
+pub(crate) fn headers_of(message: &BorrowedMessage<'_>) -> Headers {
+    let mut out = Headers::new();
+    let mut list: *mut sys::rd_kafka_headers_t = ptr::null_mut();
+    // SAFETY: `message.ptr()` is valid while `message` is borrowed; librdkafka writes `list` and
+    // keeps it owned by the message, which outlives every use below.
+    unsafe {
+        if sys::rd_kafka_message_headers(message.ptr(), &raw mut list)
+            != sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR
+        {
+            return out;
+        }
+        for index in 0..sys::rd_kafka_header_cnt(list) {
+            let mut name: *const c_char = ptr::null();
+            let mut value: *const c_void = ptr::null();
+            let mut size = 0;
+            let error = sys::rd_kafka_header_get_all(
+                list,
+                index,
+                &raw mut name,
+                &raw mut value,
+                &raw mut size,
+            );
+            if error != sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR || name.is_null() {
+                break;
+            }
+            let value =
+                (!value.is_null()).then(|| std::slice::from_raw_parts(value.cast::<u8>(), size));
+            out.push(CStr::from_ptr(name).to_bytes(), value);
+        }
+    }
+    out
+}
+
+/// Headers for a record to publish, byte for byte, names that are not UTF-8 included.
+pub(crate) fn to_native(headers: &Headers) -> OwnedHeaders {
+    let native = OwnedHeaders::new_with_capacity(headers.len());
+    let list = ptr::from_ref(native.as_borrowed()).cast_mut().cast::<sys::rd_kafka_headers_t>();
+    for (name, value) in headers.iter() {
+        let (data, size) = match value {
+            Some(value) => (value.as_ptr().cast::<c_void>(), value.len().cast_signed()),
+            None => (ptr::null(), 0),
+        };
+        // SAFETY: `BorrowedHeaders` is rdkafka's name for the native list itself, which `native`
+        // owns and nobody else refers to; librdkafka copies name and value.
+        unsafe {
+            sys::rd_kafka_header_add(
+                list,
+                name.as_ptr().cast(),
+                name.len().cast_signed(),
+                data,
+                size,
+            );
+        }
+    }
+    native
+}
+
+/// A topic's id as Kafka's own tools print it, by `DescribeTopics`.
+///
+/// `Ok(None)` if there is no such topic. Blocks for `timeout_ms` at most.
+pub(crate) fn topic_id(
+    client: *mut sys::rd_kafka_t,
+    topic: &str,
+    timeout_ms: i32,
+) -> Result<Option<String>, String> {
+    let Ok(name) = CString::new(topic) else { return Ok(None) };
+    // SAFETY: `client` is alive for the whole call (the caller holds the client); every object
+    // made here is destroyed here; pointers into the event are read before it is destroyed.
+    unsafe {
+        let queue = sys::rd_kafka_queue_new(client);
+        let options = sys::rd_kafka_AdminOptions_new(
+            client,
+            sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS,
+        );
+        let mut text: [c_char; 256] = [0; 256];
+        sys::rd_kafka_AdminOptions_set_request_timeout(
+            options,
+            timeout_ms,
+            text.as_mut_ptr(),
+            text.len(),
+        );
+        let mut names = [name.as_ptr()];
+        let collection =
+            sys::rd_kafka_TopicCollection_of_topic_names(names.as_mut_ptr(), names.len());
+        sys::rd_kafka_DescribeTopics(client, collection, options, queue);
+        let event = sys::rd_kafka_queue_poll(queue, timeout_ms.saturating_add(1000));
+        let answer = read_topic_id(event);
+        sys::rd_kafka_event_destroy(event);
+        sys::rd_kafka_TopicCollection_destroy(collection);
+        sys::rd_kafka_AdminOptions_destroy(options);
+        sys::rd_kafka_queue_destroy(queue);
+        answer
+    }
+}
+
+/// # Safety
+/// `event` is null or an event that nobody destroys during the call.
+unsafe fn read_topic_id(event: *mut sys::rd_kafka_event_t) -> Result<Option<String>, String> {
+    use sys::rd_kafka_resp_err_t as E;
+    unsafe {
+        if event.is_null() {
+            return Err("the brokers did not answer in time".to_owned());
+        }
+        if sys::rd_kafka_event_error(event) != E::RD_KAFKA_RESP_ERR_NO_ERROR {
+            return Err(text_of(sys::rd_kafka_event_error_string(event)));
+        }
+        let result = sys::rd_kafka_event_DescribeTopics_result(event);
+        if result.is_null() {
+            return Err("the brokers sent an answer of another kind".to_owned());
+        }
+        let mut count = 0;
+        let topics = sys::rd_kafka_DescribeTopics_result_topics(result, &raw mut count);
+        if topics.is_null() || count == 0 {
+            return Ok(None);
+        }
+        let topic = *topics;
+        let error = sys::rd_kafka_TopicDescription_error(topic);
+        match sys::rd_kafka_error_code(error) {
+            E::RD_KAFKA_RESP_ERR_NO_ERROR => {}
+            E::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART => return Ok(None),
+            _ => return Err(text_of(sys::rd_kafka_error_string(error))),
+        }
+        let id = sys::rd_kafka_TopicDescription_topic_id(topic);
+        Ok(Some(text_of(sys::rd_kafka_Uuid_base64str(id))))
+    }
+}
+
+/// # Safety
+/// `text` is null or a C string that lives through the call.
+unsafe fn text_of(text: *const c_char) -> String {
+    if text.is_null() {
+        return String::new();
+    }
+    unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
+}

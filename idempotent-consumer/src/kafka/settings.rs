@@ -1,0 +1,129 @@
+//! How to reach the brokers, and which client properties a user may not change.
+
+use std::fmt;
+
+use rdkafka::ClientConfig;
+
+/// Brokers and any further librdkafka property (TLS, SASL, tuning).
+///
+/// `Debug` never prints a property's value, since passwords are among them.
+#[derive(Clone)]
+pub struct KafkaSettings {
+    bootstrap_servers: String,
+    properties: Vec<(String, String)>,
+}
+
+/// Why a property was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// The promise depends on this property, so the engine sets it.
+    #[error("the property {0} is set by the engine, since the guarantee depends on it; leave it out")]
+    Reserved(String),
+    /// librdkafka does not know the property or refuses its value.
+    #[error("the Kafka client refuses the property {name}: {reason}")]
+    Refused {
+        /// Name of the property.
+        name: String,
+        /// What the client said.
+        reason: String,
+    },
+}
+
+/// What the engine sets itself. Another value of any of these would lose, double or reorder.
+const RESERVED: [&str; 16] = [
+    "acks",
+    "auto.offset.reset",
+    "bootstrap.servers",
+    "enable.auto.commit",
+    "enable.auto.offset.store",
+    "enable.idempotence",
+    "enable.partition.eof",
+    "group.id",
+    "group.protocol",
+    "isolation.level",
+    "metadata.broker.list",
+    "partition.assignment.strategy",
+    "partitioner",
+    "request.required.acks",
+    "statistics.interval.ms",
+    "transactional.id",
+];
+
+impl KafkaSettings {
+    /// Brokers as `host:port[,host:port…]`.
+    pub fn new(bootstrap_servers: impl Into<String>) -> Self {
+        Self { bootstrap_servers: bootstrap_servers.into(), properties: Vec::new() }
+    }
+
+    /// Adds a librdkafka property.
+    ///
+    /// # Errors
+    /// The property is one that the engine sets, or the client refuses it.
+    pub fn property(
+        mut self,
+        name: impl Into<String>,
+        value: impl Into<String>,
+    ) -> Result<Self, SettingsError> {
+        let (name, value) = (name.into(), value.into());
+        if RESERVED.contains(&name.as_str()) {
+            return Err(SettingsError::Reserved(name));
+        }
+        let mut probe = ClientConfig::new();
+        probe.set(&name, &value);
+        if let Err(error) = probe.create_native_config() {
+            // The client's own text may quote the value, and that may be a password.
+            let reason = error.to_string().replace(&value, "…");
+            return Err(SettingsError::Refused { name, reason });
+        }
+        self.properties.push((name, value));
+        Ok(self)
+    }
+
+    /// The brokers, as given.
+    pub fn bootstrap_servers(&self) -> &str {
+        &self.bootstrap_servers
+    }
+
+    /// A client configuration; what the engine sets afterwards wins over the user's properties.
+    pub(crate) fn client_config(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config
+            .set("bootstrap.servers", &self.bootstrap_servers)
+            .set("client.software.name", "idempotent-consumer")
+            .set("allow.auto.create.topics", "false")
+            .set("log.connection.close", "false");
+        for (name, value) in &self.properties {
+            config.set(name, value);
+        }
+        config
+    }
+}
+
+impl fmt::Debug for KafkaSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KafkaSettings")
+            .field("bootstrap_servers", &self.bootstrap_servers)
+            .field("properties", &self.properties.iter().map(|(name, _)| name).collect::<Vec<_>>())
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_property_the_guarantee_depends_on_is_refused_by_name() {
+        let error = KafkaSettings::new("x:1").property("enable.auto.offset.store", "true").unwrap_err();
+        assert!(error.to_string().contains("enable.auto.offset.store"));
+    }
+
+    #[test]
+    fn an_unknown_property_is_refused_and_no_value_is_ever_printed() {
+        let error = KafkaSettings::new("x:1").property("sasl.pasword", "hunter2").unwrap_err();
+        assert!(error.to_string().contains("sasl.pasword"), "{error}");
+        assert!(!error.to_string().contains("hunter2"), "{error}");
+        let settings = KafkaSettings::new("x:1").property("sasl.password", "hunter2").unwrap();
+        assert!(!format!("{settings:?}").contains("hunter2"));
+    }
+}

@@ -1,0 +1,273 @@
+//! The words of this library as types: a record as it lies in Kafka, its identity, its headers.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// What a message is known by, whatever partition or offset it arrives on.
+///
+/// The primary key of `processed_messages` together with the consumer group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct MessageId(pub Uuid);
+
+impl fmt::Display for MessageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What a message says: a digest of its type, key and value, made by
+/// [`identity::fingerprint`](crate::identity::fingerprint).
+///
+/// Two messages with one [`MessageId`] and different fingerprints are a conflict, not a duplicate.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Fingerprint(pub [u8; Fingerprint::LEN]);
+
+impl Fingerprint {
+    /// Bytes: one for the version, 32 of SHA-256.
+    pub const LEN: usize = 33;
+
+    /// Reads a fingerprint back from the database; `None` if it has another length.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        bytes.try_into().ok().map(Self)
+    }
+}
+
+impl fmt::Debug for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for byte in &self.0 {
+            write!(f, "{byte:02x}")?;
+        }
+        Ok(())
+    }
+}
+
+/// A partition of a topic.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct PartitionKey {
+    /// Name of the topic.
+    pub topic: String,
+    /// Number of the partition.
+    pub partition: i32,
+}
+
+impl fmt::Display for PartitionKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}[{}]", self.topic, self.partition)
+    }
+}
+
+/// A record's headers, in their order, repeats and empty values included.
+///
+/// All names and values lie in one buffer, since a consumer makes one of these for every record.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Headers {
+    bytes: Vec<u8>,
+    entries: Vec<HeaderEntry>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct HeaderEntry {
+    name_len: usize,
+    value_len: Option<usize>,
+}
+
+impl Headers {
+    /// No headers.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Appends a header; a name may repeat, a value may be null.
+    pub fn push(&mut self, name: impl AsRef<[u8]>, value: Option<&[u8]>) {
+        let name = name.as_ref();
+        self.bytes.extend_from_slice(name);
+        if let Some(value) = value {
+            self.bytes.extend_from_slice(value);
+        }
+        self.entries.push(HeaderEntry { name_len: name.len(), value_len: value.map(<[u8]>::len) });
+    }
+
+    /// The value of the last header of that name, without regard to ASCII case; `None` if there is
+    /// none or its value is null.
+    pub fn get(&self, name: &str) -> Option<&[u8]> {
+        self.iter()
+            .filter(|(n, _)| n.eq_ignore_ascii_case(name.as_bytes()))
+            .last()
+            .and_then(|(_, value)| value)
+    }
+
+    /// The value of the last header of that name, if it is text.
+    pub fn get_str(&self, name: &str) -> Option<&str> {
+        self.get(name).and_then(|value| std::str::from_utf8(value).ok())
+    }
+
+    /// Names and values in order.
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
+        let mut at = 0;
+        self.entries.iter().map(move |entry| {
+            let name = &self.bytes[at..at + entry.name_len];
+            at += entry.name_len;
+            let value = entry.value_len.map(|len| {
+                let value = &self.bytes[at..at + len];
+                at += len;
+                value
+            });
+            (name, value)
+        })
+    }
+
+    /// How many headers there are.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Bytes of all names and values.
+    pub fn size_bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// The form in which a database row keeps headers: counts and lengths, then the bytes.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(self.bytes.len() + 8 * self.entries.len() + 4);
+        out.extend_from_slice(&length(self.entries.len()).to_be_bytes());
+        for (name, value) in self.iter() {
+            out.extend_from_slice(&length(name.len()).to_be_bytes());
+            out.extend_from_slice(name);
+            match value {
+                None => out.extend_from_slice(&(-1_i32).to_be_bytes()),
+                Some(value) => {
+                    out.extend_from_slice(&length(value.len()).to_be_bytes());
+                    out.extend_from_slice(value);
+                }
+            }
+        }
+        out
+    }
+
+    /// Reads [`to_bytes`](Self::to_bytes); `None` if the bytes are not of that form.
+    pub fn from_bytes(mut bytes: &[u8]) -> Option<Self> {
+        fn take<'a>(bytes: &mut &'a [u8], len: i32) -> Option<&'a [u8]> {
+            let (head, tail) = bytes.split_at_checked(usize::try_from(len).ok()?)?;
+            *bytes = tail;
+            Some(head)
+        }
+        fn int(bytes: &mut &[u8]) -> Option<i32> {
+            take(bytes, 4).and_then(|b| b.try_into().ok()).map(i32::from_be_bytes)
+        }
+        let mut headers = Self::new();
+        for _ in 0..int(&mut bytes)? {
+            let name_len = int(&mut bytes)?;
+            let name = take(&mut bytes, name_len)?;
+            match int(&mut bytes)? {
+                -1 => headers.push(name, None),
+                len => {
+                    let value = take(&mut bytes, len)?;
+                    headers.push(name, Some(value));
+                }
+            }
+        }
+        bytes.is_empty().then_some(headers)
+    }
+}
+
+/// A length for the wire. Kafka's own lengths are `i32`, so nothing that came from it is longer.
+fn length(len: usize) -> i32 {
+    i32::try_from(len).unwrap_or(i32::MAX)
+}
+
+impl fmt::Debug for Headers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map()
+            .entries(self.iter().map(|(name, value)| {
+                (String::from_utf8_lossy(name), value.map(String::from_utf8_lossy))
+            }))
+            .finish()
+    }
+}
+
+impl<N: AsRef<[u8]>, V: AsRef<[u8]>> FromIterator<(N, V)> for Headers {
+    fn from_iter<I: IntoIterator<Item = (N, V)>>(headers: I) -> Self {
+        let mut out = Self::new();
+        for (name, value) in headers {
+            out.push(name, Some(value.as_ref()));
+        }
+        out
+    }
+}
+
+/// A record as it was read from Kafka. A null key or value is not an empty one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Topic and partition it lies in.
+    pub source: PartitionKey,
+    /// Its place in the partition.
+    pub offset: i64,
+    /// Milliseconds since 1970, set by the producer or the broker.
+    pub timestamp_ms: Option<i64>,
+    /// Key, decides the partition and the order.
+    pub key: Option<Vec<u8>>,
+    /// Value.
+    pub value: Option<Vec<u8>>,
+    /// Headers.
+    pub headers: Headers,
+}
+
+impl Record {
+    /// What the record takes in memory, near enough for a bound, in bytes.
+    pub fn size_bytes(&self) -> usize {
+        const OVERHEAD: usize = 256;
+        OVERHEAD
+            + self.key.as_ref().map_or(0, Vec::len)
+            + self.value.as_ref().map_or(0, Vec::len)
+            + self.headers.size_bytes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn header_names_are_found_without_regard_to_case_and_the_last_one_counts() {
+        let mut headers = Headers::new();
+        headers.push("CE_ID", Some(b"first"));
+        headers.push("ce_id", Some(b"second"));
+        headers.push("empty", Some(b""));
+        headers.push("null", None);
+        assert_eq!(headers.get_str("Ce_Id"), Some("second"));
+        assert_eq!(headers.get("empty"), Some(&b""[..]));
+        assert_eq!(headers.get("null"), None);
+        assert_eq!(headers.len(), 4);
+    }
+
+    proptest! {
+        #[test]
+        fn headers_survive_the_round_trip_through_a_row(
+            list in prop::collection::vec((prop::collection::vec(any::<u8>(), 0..20),
+                prop::option::of(prop::collection::vec(any::<u8>(), 0..50))), 0..10)
+        ) {
+            let mut headers = Headers::new();
+            for (name, value) in &list {
+                headers.push(name, value.as_deref());
+            }
+            let back = Headers::from_bytes(&headers.to_bytes()).unwrap();
+            prop_assert_eq!(&back, &headers);
+            let seen: Vec<_> = back.iter().map(|(n, v)| (n.to_vec(), v.map(<[u8]>::to_vec))).collect();
+            prop_assert_eq!(seen, list);
+        }
+
+        #[test]
+        fn arbitrary_bytes_are_headers_or_not_but_never_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = Headers::from_bytes(&bytes);
+        }
+    }
+}
