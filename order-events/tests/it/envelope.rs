@@ -1,0 +1,112 @@
+//! Where the attributes stand: binary and structured mode, content types, versions.
+
+use order_events::{RecordView, decode, event_type};
+
+use crate::{ORDER_ID, Record, placed, status_event};
+
+fn structured_paid() -> String {
+    format!(
+        r#"{{"data":{{"order_id":"{ORDER_ID}","customer_id":"c-17"}},"specversion":"1.0","id":"m-1","source":"/shop","type":"order.paid","subject":null,"extension":{{"a":[1]}}}}"#
+    )
+}
+
+#[test]
+fn header_names_count_without_regard_to_case() {
+    let mut record = placed().with_header("Content-Type", "APPLICATION/JSON; charset=utf-8");
+    record.headers[0].0 = "CE_Type".to_owned();
+    let record = record.with_header("Ce_Id", "m-1").with_header("CE_SOURCE", "/shop");
+    let decoded = record.decode().unwrap();
+    assert_eq!(decoded.id.as_deref(), Some("m-1"));
+    assert_eq!(decoded.source.as_deref(), Some("/shop"));
+}
+
+#[test]
+fn of_headers_with_one_name_the_last_counts() {
+    let record = placed().with_header("ce_type", "order.lost");
+    assert_eq!(record.error().code(), "unknown_type");
+    assert_eq!(event_type(&record.view()).as_deref(), Some("order.lost"));
+}
+
+#[test]
+fn a_structured_event_is_read_whatever_the_order_of_its_fields() {
+    let record = Record::structured(structured_paid());
+    let decoded = record.decode().unwrap();
+    assert_eq!(decoded.event, status_event("order.paid", "null").decode().unwrap().event);
+    assert_eq!(decoded.id.as_deref(), Some("m-1"));
+    assert_eq!(decoded.source.as_deref(), Some("/shop"));
+    assert_eq!(event_type(&record.view()).as_deref(), Some("order.paid"));
+}
+
+#[test]
+fn errors_of_a_structured_event_point_into_data() {
+    let missing = structured_paid().replace("customer_id", "x");
+    let error = Record::structured(missing).error();
+    assert_eq!(error.to_string(), "/data/customer_id is missing; the event type requires it");
+    let error = Record::structured(structured_paid().replace("\"m-1\"", "7")).error();
+    assert_eq!((error.code(), error.to_string().starts_with("/id:")), ("invalid_field", true));
+    let twice = structured_paid().replace("\"id\":", "\"type\":\"order.paid\",\"id\":");
+    assert_eq!(Record::structured(twice).error().code(), "invalid_field");
+}
+
+#[test]
+fn a_structured_event_needs_type_and_data() {
+    let code = |value: &str| Record::structured(value).error().code();
+    assert_eq!(code("{}"), "missing_type");
+    assert_eq!(code(r#"{"type":"order.lost"}"#), "unknown_type");
+    assert_eq!(code(r#"{"type":"order.paid"}"#), "missing_field");
+    assert_eq!(code(r#"{"type":"order.paid","data":null}"#), "invalid_field");
+    assert_eq!(code(r#"{"type":"order.paid","data":"{}"}"#), "invalid_field");
+    assert_eq!(code(r#"{"type":"order.paid","data_base64":"e30="}"#), "invalid_field");
+    assert_eq!(code(r#"{"type":"order.paid","data":{}"#), "invalid_json");
+    assert_eq!(
+        code(r#"{"type":"order.paid","datacontenttype":"text/xml","data":{}}"#),
+        "unsupported_content_type"
+    );
+    let deep = format!(r#"{{"type":"order.paid","data":{}"#, "[".repeat(100_000));
+    assert_eq!(code(&deep), "invalid_json");
+}
+
+#[test]
+fn a_content_type_without_json_is_refused_and_an_absent_one_is_json() {
+    for content_type in ["text/plain", "application/avro", "", "application/cloudevents-batch+json"]
+    {
+        let error = placed().with_header("content-type", content_type).error();
+        assert_eq!(error.code(), "unsupported_content_type", "{content_type}");
+    }
+    for content_type in ["application/json", "text/json", "application/vnd.orders+json ; v=1"] {
+        assert!(placed().with_header("content-type", content_type).decode().is_ok());
+    }
+    assert!(placed().decode().is_ok());
+}
+
+#[test]
+fn other_versions_of_cloudevents_or_of_the_payload_are_refused() {
+    let error = placed().with_header("ce_specversion", "0.3").error();
+    assert_eq!(error.code(), "unsupported_version");
+    let error = placed().with_header("ce_dataschema", "urn:order-events:order.placed:2").error();
+    assert_eq!(error.code(), "unsupported_version");
+    let foreign = placed().with_header("ce_dataschema", "https://shop.example/order.json");
+    assert!(foreign.decode().is_ok());
+}
+
+#[test]
+fn the_type_can_be_told_of_a_record_that_is_poison_otherwise() {
+    let mut record = placed().with_header("content-type", "text/plain");
+    record.value = None;
+    assert_eq!(event_type(&record.view()).as_deref(), Some("order.placed"));
+    record.headers.clear();
+    assert_eq!(event_type(&record.view()), None);
+}
+
+#[test]
+fn headers_may_be_null() {
+    struct NullId;
+    impl order_events::Headers for NullId {
+        fn header(&self, index: usize) -> Option<(&str, Option<&[u8]>)> {
+            [("ce_type", Some(&b"order.placed"[..])), ("ce_id", None)].get(index).copied()
+        }
+    }
+    let record = placed();
+    let view = RecordView { headers: &NullId, ..record.view() };
+    assert_eq!(decode(&view).unwrap().id, None);
+}
