@@ -2,8 +2,12 @@
 
 #[cfg(feature = "cli")]
 pub mod cli;
+pub mod failure;
+pub mod identity;
 mod kafka;
 mod message;
+pub mod outcome;
+mod retry;
 
 /// Publishing records with a known end, and the topics they go to.
 pub mod publish {
@@ -15,3 +19,4 @@ pub mod publish {
 
 pub use kafka::settings::{KafkaSettings, SettingsError};
 pub use message::{Fingerprint, Headers, MessageId, PartitionKey, Record};
+pub use retry::Backoff;

@@ -15,7 +15,9 @@ use super::settings::KafkaSettings;
 #[derive(Debug, thiserror::Error)]
 pub enum AdminError {
     /// No broker answered.
-    #[error("no answer from Kafka at {servers} within {seconds} s: {reason}; is it running, and reachable from here?")]
+    #[error(
+        "no answer from Kafka at {servers} within {seconds} s: {reason}; is it running, and reachable from here?"
+    )]
     Unreachable {
         /// Brokers, as configured.
         servers: String,
@@ -140,10 +142,9 @@ impl Topics {
             Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => {
                 Ok(Ensured::Existed(self.partitions(topic)?.unwrap_or(0)))
             }
-            Some(Err((_, code))) => Err(AdminError::CreateRefused {
-                topic: topic.to_owned(),
-                reason: code.to_string(),
-            }),
+            Some(Err((_, code))) => {
+                Err(AdminError::CreateRefused { topic: topic.to_owned(), reason: code.to_string() })
+            }
             _ => Ok(Ensured::Created),
         }
     }

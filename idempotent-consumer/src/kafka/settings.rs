@@ -17,7 +17,9 @@ pub struct KafkaSettings {
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
     /// The promise depends on this property, so the engine sets it.
-    #[error("the property {0} is set by the engine, since the guarantee depends on it; leave it out")]
+    #[error(
+        "the property {0} is set by the engine, since the guarantee depends on it; leave it out"
+    )]
     Reserved(String),
     /// librdkafka does not know the property or refuses its value.
     #[error("the Kafka client refuses the property {name}: {reason}")]
@@ -114,7 +116,8 @@ mod tests {
 
     #[test]
     fn a_property_the_guarantee_depends_on_is_refused_by_name() {
-        let error = KafkaSettings::new("x:1").property("enable.auto.offset.store", "true").unwrap_err();
+        let error =
+            KafkaSettings::new("x:1").property("enable.auto.offset.store", "true").unwrap_err();
         assert!(error.to_string().contains("enable.auto.offset.store"));
     }
 

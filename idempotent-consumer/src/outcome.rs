@@ -1,0 +1,314 @@
+//! What becomes of a message. Pure: no IO, no clock.
+//!
+//! ```text
+//!             record
+//!               │ decode
+//!     ┌─────────┼──────────────┐
+//!   poison    usable    unknown type, skipped
+//!     └─────────┼──────────────┘
+//!               │ claim its id (sorted, ON CONFLICT DO NOTHING)
+//!     ┌─────────┴──────────────────────┐
+//!    won                    somebody holds it already
+//!     │                     ┌──────────┴───────────┐
+//!     │              same fingerprint      other fingerprint
+//!     │                 duplicate             id_conflict
+//!     │                 (counted)       (claims an id of its own,
+//!     │                                   then a dead letter)
+//!     ├─ poison ──────────────► dead letter
+//!     ├─ to be skipped ───────► skipped
+//!     └─ usable ── handler ──┬► applied
+//!                            ├► rejected: dead letter
+//!                            └► retry: nothing of it is kept, see `plan`
+//! ```
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use crate::failure::FailureClass;
+use crate::identity::id_of_conflict;
+use crate::message::{Fingerprint, MessageId};
+
+/// What is in a record, after decoding and before the database has been asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// A message for the handler.
+    Usable,
+    /// Of a type that the application chose to pass over.
+    Skip,
+    /// Not to be applied whatever the database says: undecodable, or given up after failures.
+    Doomed(Verdict),
+}
+
+/// Why a message is dead-lettered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// Class of the failure.
+    pub class: FailureClass,
+    /// Stable, machine-readable: `invalid_json`, `id_conflict`, an SQLSTATE, ….
+    pub code: Cow<'static, str>,
+    /// For people. Cut to 1 KiB.
+    pub text: String,
+    /// How often the handler was tried, 0 if it never was.
+    pub attempts: u32,
+}
+
+/// Bytes of [`Verdict::text`] at most.
+pub const MAX_TEXT_BYTES: usize = 1024;
+
+impl Verdict {
+    /// A verdict with its text cut to [`MAX_TEXT_BYTES`] at a character's boundary, without NUL,
+    /// which no text column takes.
+    pub fn new(
+        class: FailureClass,
+        code: impl Into<Cow<'static, str>>,
+        text: impl Into<String>,
+        attempts: u32,
+    ) -> Self {
+        let mut text: String = text.into().replace('\0', "\u{fffd}");
+        if text.len() > MAX_TEXT_BYTES {
+            let end = (0..=MAX_TEXT_BYTES).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+            text.truncate(end);
+        }
+        Self { class, code: code.into(), text, attempts }
+    }
+}
+
+/// One message of a batch, as far as the decision needs it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// Its id.
+    pub id: MessageId,
+    /// What it says.
+    pub fingerprint: Fingerprint,
+    /// What is in it.
+    pub content: Content,
+}
+
+/// What `processed_messages.outcome` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// The handler's effect is in the same transaction.
+    Applied,
+    /// A row of `dead_letters` is in the same transaction.
+    DeadLettered,
+    /// Passed over on purpose.
+    Skipped,
+}
+
+impl Outcome {
+    /// The word in the database.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Applied => "applied",
+            Self::DeadLettered => "dead_lettered",
+            Self::Skipped => "skipped",
+        }
+    }
+}
+
+/// A row to be claimed: the message at `index` of the batch, under `id`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// The id to claim.
+    pub id: MessageId,
+    /// Which message of the batch claims it.
+    pub index: usize,
+    /// What the row says, unless the handler rejects the message.
+    pub outcome: Outcome,
+}
+
+/// The claims a batch asks for: one for each id, made by its first message, in the order of ids,
+/// since two transactions that lock the same rows in different orders deadlock.
+pub fn claims(batch: &[Candidate]) -> Vec<Claim> {
+    let mut claims: Vec<Claim> = Vec::with_capacity(batch.len());
+    for (index, message) in batch.iter().enumerate() {
+        let outcome = match message.content {
+            Content::Usable => Outcome::Applied,
+            Content::Skip => Outcome::Skipped,
+            Content::Doomed(_) => Outcome::DeadLettered,
+        };
+        claims.push(Claim { id: message.id, index, outcome });
+    }
+    fold(claims)
+}
+
+/// One claim for each id, the first, in the order of ids.
+fn fold(mut claims: Vec<Claim>) -> Vec<Claim> {
+    claims.sort_by_key(|claim| (claim.id, claim.index));
+    claims.dedup_by_key(|claim| claim.id);
+    claims
+}
+
+/// What the claims came to.
+#[derive(Debug, Default)]
+pub struct ClaimResult {
+    /// Ids that this transaction won.
+    pub won: std::collections::HashSet<MessageId>,
+    /// The fingerprints of those it did not win, read in a statement of its own afterwards.
+    pub held: HashMap<MessageId, Fingerprint>,
+}
+
+/// What a message is, once the claims are known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It won its id, and its content decides.
+    Fresh,
+    /// The same message has its outcome already, or gets it in this batch.
+    Duplicate,
+    /// Another message has this id. It claims the id given here, to be dead-lettered under.
+    Conflict(MessageId),
+}
+
+/// An id was neither won nor found: its row went between two statements. Try the batch again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the claim of {0} vanished while it was being compared")]
+pub struct ClaimVanished(pub MessageId);
+
+/// Judges each message of the batch by the claims.
+///
+/// # Errors
+/// [`ClaimVanished`], which trying again mends.
+pub fn judge(batch: &[Candidate], result: &ClaimResult) -> Result<Vec<Standing>, ClaimVanished> {
+    let mut first_in_batch: HashMap<MessageId, Fingerprint> = HashMap::new();
+    batch
+        .iter()
+        .map(|message| {
+            let owner = if result.won.contains(&message.id) {
+                if !first_in_batch.contains_key(&message.id) {
+                    first_in_batch.insert(message.id, message.fingerprint);
+                    return Ok(Standing::Fresh);
+                }
+                first_in_batch[&message.id]
+            } else {
+                *result.held.get(&message.id).ok_or(ClaimVanished(message.id))?
+            };
+            Ok(if owner == message.fingerprint {
+                Standing::Duplicate
+            } else {
+                Standing::Conflict(id_of_conflict(message.id, message.fingerprint))
+            })
+        })
+        .collect()
+}
+
+/// The claims that conflicting messages ask for, folded like the others: replays of one conflict
+/// are one dead letter.
+pub fn conflict_claims(standings: &[Standing]) -> Vec<Claim> {
+    let asked = standings.iter().enumerate().filter_map(|(index, standing)| match standing {
+        Standing::Conflict(id) => Some(Claim { id: *id, index, outcome: Outcome::DeadLettered }),
+        _ => None,
+    });
+    fold(asked.collect())
+}
+
+/// The verdict on a conflict.
+pub fn conflict_verdict(id: MessageId) -> Verdict {
+    Verdict::new(
+        FailureClass::Permanent,
+        "id_conflict",
+        format!("another message with the id {id} and other content has its outcome already"),
+        0,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use uuid::Uuid;
+
+    fn message(id: u128, content: u8) -> Candidate {
+        Candidate {
+            id: MessageId(Uuid::from_u128(id)),
+            fingerprint: Fingerprint([content; Fingerprint::LEN]),
+            content: Content::Usable,
+        }
+    }
+
+    /// The database as the decision sees it: who holds which id.
+    fn ask(batch: &[Candidate], table: &mut HashMap<MessageId, Fingerprint>) -> ClaimResult {
+        let mut result = ClaimResult::default();
+        for claim in claims(batch) {
+            if let Some(fingerprint) = table.get(&claim.id) {
+                result.held.insert(claim.id, *fingerprint);
+            } else {
+                table.insert(claim.id, batch[claim.index].fingerprint);
+                result.won.insert(claim.id);
+            }
+        }
+        result
+    }
+
+    #[test]
+    fn a_repeat_within_a_batch_is_a_duplicate_and_other_content_a_conflict() {
+        let batch = [message(1, 1), message(1, 1), message(1, 2), message(2, 1)];
+        let standings = judge(&batch, &ask(&batch, &mut HashMap::new())).unwrap();
+        assert_eq!(standings[0], Standing::Fresh);
+        assert_eq!(standings[1], Standing::Duplicate);
+        assert!(matches!(standings[2], Standing::Conflict(_)));
+        assert_eq!(standings[3], Standing::Fresh);
+    }
+
+    #[test]
+    fn the_holder_in_the_database_decides_which_of_two_contents_is_the_conflict() {
+        let batch = [message(1, 1), message(1, 2)];
+        let mut table = HashMap::from([(batch[1].id, batch[1].fingerprint)]);
+        let standings = judge(&batch, &ask(&batch, &mut table)).unwrap();
+        assert!(matches!(standings[0], Standing::Conflict(_)));
+        assert_eq!(standings[1], Standing::Duplicate);
+    }
+
+    #[test]
+    fn replays_of_a_conflict_fold_into_one_claim() {
+        let batch = [message(1, 1), message(1, 2), message(1, 2), message(1, 3)];
+        let standings = judge(&batch, &ask(&batch, &mut HashMap::new())).unwrap();
+        let claims = conflict_claims(&standings);
+        assert_eq!(claims.len(), 2);
+        assert!(claims.iter().all(|claim| claim.id != batch[0].id));
+    }
+
+    #[test]
+    fn a_claim_that_is_neither_won_nor_held_sends_the_batch_round_again() {
+        let batch = [message(1, 1)];
+        assert_eq!(judge(&batch, &ClaimResult::default()), Err(ClaimVanished(batch[0].id)));
+    }
+
+    #[test]
+    fn a_verdicts_text_is_cut_at_a_character_and_has_no_nul() {
+        let verdict =
+            Verdict::new(FailureClass::Permanent, "x", format!("\0{}", "é".repeat(2000)), 0);
+        assert!(verdict.text.len() <= MAX_TEXT_BYTES && verdict.text.len() > MAX_TEXT_BYTES - 4);
+        assert!(!verdict.text.contains('\0'));
+    }
+
+    proptest! {
+        #[test]
+        fn however_messages_are_cut_into_batches_each_id_is_fresh_exactly_once(
+            stream in prop::collection::vec((0_u128..8, 0_u8..3), 1..60),
+            cuts in prop::collection::vec(1_usize..10, 1..60),
+        ) {
+            let stream: Vec<_> = stream.into_iter().map(|(id, content)| message(id, content)).collect();
+            let mut table = HashMap::new();
+            let mut fresh: HashMap<MessageId, Fingerprint> = HashMap::new();
+            let mut rest = &stream[..];
+            for cut in cuts.iter().cycle() {
+                let (batch, tail) = rest.split_at((*cut).min(rest.len()));
+                let claims = claims(batch);
+                prop_assert!(claims.windows(2).all(|pair| pair[0].id < pair[1].id), "sorted, no repeats");
+                let standings = judge(batch, &ask(batch, &mut table)).unwrap();
+                for (message, standing) in batch.iter().zip(standings) {
+                    match standing {
+                        Standing::Fresh => prop_assert!(fresh.insert(message.id, message.fingerprint).is_none()),
+                        Standing::Duplicate => prop_assert_eq!(fresh[&message.id], message.fingerprint),
+                        Standing::Conflict(_) => prop_assert_ne!(fresh[&message.id], message.fingerprint),
+                    }
+                }
+                rest = tail;
+                if rest.is_empty() { break; }
+            }
+            for message in &stream {
+                prop_assert!(fresh.contains_key(&message.id));
+            }
+        }
+    }
+}
