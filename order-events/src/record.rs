@@ -2,21 +2,18 @@
 
 use crate::error::{EventError, excerpt_bytes};
 
-/// The headers of a record, in their order.
+/// The headers of a record. A walk rather than a look-up, since clients keep them in lists.
 pub trait Headers {
-    /// Name and value of the header at this position, `None` past the last. A value may be null.
-    fn header(&self, index: usize) -> Option<(&str, Option<&[u8]>)>;
+    /// Calls `visit` with name and value of each header in their order. A name is bytes since
+    /// Kafka does not insist on text; a value may be null.
+    fn each<'a>(&'a self, visit: &mut dyn FnMut(&'a [u8], Option<&'a [u8]>));
 }
 
-impl<N: AsRef<str>, V: AsRef<[u8]>> Headers for Vec<(N, V)> {
-    fn header(&self, index: usize) -> Option<(&str, Option<&[u8]>)> {
-        self.get(index).map(|(name, value)| (name.as_ref(), Some(value.as_ref())))
-    }
-}
-
-impl<N: AsRef<str>, V: AsRef<[u8]>> Headers for &[(N, V)] {
-    fn header(&self, index: usize) -> Option<(&str, Option<&[u8]>)> {
-        self.get(index).map(|(name, value)| (name.as_ref(), Some(value.as_ref())))
+impl<N: AsRef<[u8]>, V: AsRef<[u8]>> Headers for Vec<(N, V)> {
+    fn each<'a>(&'a self, visit: &mut dyn FnMut(&'a [u8], Option<&'a [u8]>)) {
+        for (name, value) in self {
+            visit(name.as_ref(), Some(value.as_ref()));
+        }
     }
 }
 
@@ -46,20 +43,18 @@ pub(crate) struct Attributes<'a> {
 impl<'a> Attributes<'a> {
     pub(crate) fn of(headers: &'a dyn Headers) -> Self {
         let mut found = Self::default();
-        let mut index = 0;
-        while let Some((name, value)) = headers.header(index) {
-            index += 1;
+        headers.each(&mut |name, value| {
             let slot = match name {
-                _ if name.eq_ignore_ascii_case("content-type") => &mut found.content_type,
-                _ if name.eq_ignore_ascii_case("ce_specversion") => &mut found.specversion,
-                _ if name.eq_ignore_ascii_case("ce_type") => &mut found.event_type,
-                _ if name.eq_ignore_ascii_case("ce_id") => &mut found.id,
-                _ if name.eq_ignore_ascii_case("ce_source") => &mut found.source,
-                _ if name.eq_ignore_ascii_case("ce_dataschema") => &mut found.dataschema,
-                _ => continue,
+                _ if name.eq_ignore_ascii_case(b"content-type") => &mut found.content_type,
+                _ if name.eq_ignore_ascii_case(b"ce_specversion") => &mut found.specversion,
+                _ if name.eq_ignore_ascii_case(b"ce_type") => &mut found.event_type,
+                _ if name.eq_ignore_ascii_case(b"ce_id") => &mut found.id,
+                _ if name.eq_ignore_ascii_case(b"ce_source") => &mut found.source,
+                _ if name.eq_ignore_ascii_case(b"ce_dataschema") => &mut found.dataschema,
+                _ => return,
             };
             *slot = value;
-        }
+        });
         found
     }
 }

@@ -99,14 +99,16 @@ fn the_type_can_be_told_of_a_record_that_is_poison_otherwise() {
 }
 
 #[test]
-fn headers_may_be_null() {
-    struct NullId;
-    impl order_events::Headers for NullId {
-        fn header(&self, index: usize) -> Option<(&str, Option<&[u8]>)> {
-            [("ce_type", Some(&b"order.placed"[..])), ("ce_id", None)].get(index).copied()
+fn headers_may_be_null_and_their_names_any_bytes() {
+    struct Odd;
+    impl order_events::Headers for Odd {
+        fn each<'a>(&'a self, visit: &mut dyn FnMut(&'a [u8], Option<&'a [u8]>)) {
+            visit(b"ce_type", Some(b"order.placed"));
+            visit(b"ce_id", None);
+            visit(b"\xff", Some(b"a name that is not text"));
         }
     }
     let record = placed();
-    let view = RecordView { headers: &NullId, ..record.view() };
+    let view = RecordView { headers: &Odd, ..record.view() };
     assert_eq!(decode(&view).unwrap().id, None);
 }
