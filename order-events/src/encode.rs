@@ -9,7 +9,7 @@ use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
 
 use crate::currency::Currency;
-use crate::event::{Item, OrderContent, OrderEvent, StatusChange};
+use crate::event::{EventKind, Item, OrderContent, OrderEvent, StatusChange};
 use crate::text::{CustomerId, Reason};
 
 /// The CloudEvents attributes that an event does not have by itself.
@@ -41,7 +41,15 @@ pub struct EncodedRecord {
 
 /// The record of an event in CloudEvents binary mode.
 pub fn encode(event: &OrderEvent, envelope: &Envelope) -> EncodedRecord {
-    let kind = event.kind();
+    EncodedRecord {
+        key: key_of(event),
+        value: encode_value(event),
+        headers: encode_headers(event.kind(), envelope),
+    }
+}
+
+/// The headers of a record in CloudEvents binary mode.
+pub fn encode_headers(kind: EventKind, envelope: &Envelope) -> Vec<(&'static str, HeaderValue)> {
     let fixed = |text: &'static str| Cow::Borrowed(text.as_bytes());
     let owned = |text: &str| Cow::Owned(text.as_bytes().to_vec());
     let mut headers = Vec::with_capacity(8);
@@ -57,7 +65,7 @@ pub fn encode(event: &OrderEvent, envelope: &Envelope) -> EncodedRecord {
     if let Some(traceparent) = &envelope.traceparent {
         headers.push(("traceparent", owned(traceparent)));
     }
-    EncodedRecord { key: key_of(event), value: encode_value(event), headers }
+    headers
 }
 
 /// The record of an event in CloudEvents structured mode.

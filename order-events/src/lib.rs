@@ -58,11 +58,13 @@ mod text;
 
 pub use currency::Currency;
 pub use decode::{Decoded, decode, event_type};
-pub use encode::{EncodedRecord, Envelope, HeaderValue, encode, encode_structured, encode_value};
+pub use encode::{
+    EncodedRecord, Envelope, HeaderValue, encode, encode_headers, encode_structured, encode_value,
+};
 pub use error::{EventError, FieldError};
 pub use event::{EventKind, Item, OrderContent, OrderEvent, StatusChange};
 pub use money::Cents;
 pub use parse::parse_event;
 pub use record::{Headers, RecordView};
 pub use status::{Rejection, Status};
-pub use text::{CustomerId, Reason, Sku};
+pub use text::{CustomerId, Reason, Sku, check_message_id};

@@ -16,6 +16,8 @@ pub const UNIT_PRICE_CENTS_MAX: i64 = 100_000_000;
 pub const ID_CHARS_MAX: usize = 64;
 /// Greatest length of the reason of a status change, in characters; the least is 1.
 pub const REASON_CHARS_MAX: usize = 1024;
+/// Greatest length of a message id that our producer takes, in characters; the least is 1.
+pub const MESSAGE_ID_CHARS_MAX: usize = 256;
 /// Deepest nesting of a JSON value, unknown fields included. `serde_json` enforces it; it is
 /// named here because it is part of the contract.
 pub const JSON_DEPTH: usize = 127;

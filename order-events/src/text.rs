@@ -40,6 +40,25 @@ fn check_reason(text: &str) -> Result<(), FieldError> {
     Ok(())
 }
 
+/// Checks the text of a message id as our producer takes it from its user: 1 to
+/// [`limits::MESSAGE_ID_CHARS_MAX`] characters of any script, none of them a control character.
+/// A reader takes any id, since other producers follow rules of their own.
+pub fn check_message_id(text: &str) -> Result<(), FieldError> {
+    let chars = text.chars().count();
+    if chars == 0 || chars > limits::MESSAGE_ID_CHARS_MAX {
+        return Err(FieldError::Limit(format!(
+            "has {chars} characters; a message id has 1 to {}, or is left out",
+            limits::MESSAGE_ID_CHARS_MAX
+        )));
+    }
+    if let Some(odd) = text.chars().find(|c| c.is_control()) {
+        return Err(FieldError::Invalid(format!(
+            "contains {odd:?}; a message id has no control characters"
+        )));
+    }
+    Ok(())
+}
+
 macro_rules! text_type {
     ($(#[$doc:meta])* $name:ident, $check:ident) => {
         $(#[$doc])*
@@ -119,6 +138,15 @@ mod tests {
         for text in ["a b", "a\u{0}", "a\n", "a\u{7f}", "é", "\u{202e}"] {
             assert!(matches!(Sku::new(text), Err(FieldError::Invalid(_))), "{text:?}");
         }
+    }
+
+    #[test]
+    fn a_message_id_is_1_to_256_characters_without_control_characters() {
+        assert!(check_message_id("order 17 / é").is_ok());
+        assert!(check_message_id(&"é".repeat(256)).is_ok());
+        assert!(matches!(check_message_id(&"é".repeat(257)), Err(FieldError::Limit(_))));
+        assert!(matches!(check_message_id(""), Err(FieldError::Limit(_))));
+        assert!(matches!(check_message_id("a\n"), Err(FieldError::Invalid(_))));
     }
 
     #[test]
