@@ -5,8 +5,10 @@ pub mod cli;
 pub mod failure;
 pub mod identity;
 mod kafka;
+pub mod handler;
 mod message;
 pub mod outcome;
+pub mod plan;
 mod retry;
 
 /// Publishing records with a known end, and the topics they go to.
