@@ -1,1 +1,59 @@
-//! To be written.
+//! Real Apache Kafka and PostgreSQL on one machine, without Docker.
+//!
+//! Needs Java 17 or later. The first start downloads both servers with Maven (about 100 MB);
+//! later ones work offline and take some seconds. Everything lives below `target/local-stack`.
+//!
+//! A test that is content with a topic and a database of its own uses the servers that all tests
+//! of its process share:
+//!
+//! ```no_run
+//! let servers = local_stack::shared();
+//! let database_url = servers.create_database("my_test")?;
+//! # Ok::<(), local_stack::StackError>(())
+//! ```
+//!
+//! One that disturbs them starts its own:
+//!
+//! ```no_run
+//! use local_stack::{Options, Stack};
+//!
+//! let stack = Stack::start(Options::default().kafka_property("message.max.bytes", "2000000"))?;
+//! stack.kafka().kill();
+//! stack.kafka().start()?;
+//! # Ok::<(), local_stack::StackError>(())
+//! ```
+//!
+//! The servers end with the process that started them, also when it is killed; the command
+//! `cargo stack up` leaves them in the background until `cargo stack down`. PostgreSQL's user
+//! `orders`, password `orders`, is a superuser, and both servers listen on 127.0.0.1 only.
+
+mod background;
+mod database;
+mod dist;
+mod error;
+mod files;
+mod home;
+mod java;
+mod kafka;
+mod log;
+mod options;
+mod ports;
+mod postgres;
+mod processes;
+mod progress;
+mod registry;
+mod server;
+mod shared;
+mod stack;
+mod user;
+mod watchdog;
+
+pub use background::{State, Status, down, status};
+pub use database::create_database;
+pub use error::StackError;
+pub use options::Options;
+pub use postgres::Postgres;
+pub use registry::check_name;
+pub use server::{Kind, Server};
+pub use shared::{Endpoints, shared};
+pub use stack::Stack;

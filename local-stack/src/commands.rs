@@ -1,0 +1,201 @@
+//! What the commands do.
+
+use anyhow::Result;
+use clap::{Parser, Subcommand, ValueEnum};
+use local_stack::{Endpoints, Options, Stack, StackError, State, Status};
+
+/// Real Apache Kafka and PostgreSQL on one machine, without Docker.
+#[derive(Debug, Parser)]
+#[command(version, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    /// Which stack: several can run beside each other on other ports.
+    #[arg(long, global = true, default_value = "default", value_parser = name)]
+    name: String,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Start both servers in the background and return when they are ready.
+    Up(Up),
+    /// Stop both servers. Their data is kept for the next `up`.
+    Down {
+        /// Remove the data too.
+        #[arg(long)]
+        remove_data: bool,
+    },
+    /// Show whether the servers run, and where.
+    Status {
+        #[arg(short, long, value_enum, default_value_t = Output::Table)]
+        output: Output,
+    },
+    /// Print the variables that the other commands read, for `eval "$(cargo stack env)"`.
+    Env,
+}
+
+#[derive(Debug, clap::Args)]
+struct Up {
+    /// Kafka's port on 127.0.0.1; 0 takes a free one.
+    #[arg(long, default_value_t = 9092)]
+    kafka_port: u16,
+    /// PostgreSQL's port on 127.0.0.1; 0 takes a free one.
+    #[arg(long, default_value_t = 5432)]
+    postgres_port: u16,
+    /// Added to the broker's settings; can be given several times.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = setting)]
+    kafka_property: Vec<(String, String)>,
+    /// Added to PostgreSQL's settings; can be given several times.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = setting)]
+    postgres_setting: Vec<(String, String)>,
+    /// Stay until ctrl-C, SIGTERM, or the end of a server; the servers end too, also when this
+    /// process is killed.
+    #[arg(long)]
+    foreground: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Output {
+    Table,
+    Json,
+}
+
+pub(crate) fn run(cli: Cli) -> Result<()> {
+    let Cli { name, command } = cli;
+    match command {
+        Command::Up(up) => self::up(&name, up),
+        Command::Down { remove_data } => {
+            local_stack::down(&name, remove_data)?;
+            let data = if remove_data { "Its data is removed." } else { "Its data is kept." };
+            eprintln!("The stack `{name}` is down. {data}");
+            Ok(())
+        }
+        Command::Status { output } => print_status(&name, output),
+        Command::Env => match local_stack::status(&name)? {
+            Some(Status { state: State::Up, endpoints, .. }) => {
+                print!("{}", exports(&endpoints));
+                Ok(())
+            }
+            _ => Err(StackError::NotUp { name }.into()),
+        },
+    }
+}
+
+fn up(name: &str, up: Up) -> Result<()> {
+    let options = Options {
+        kafka_port: (up.kafka_port != 0).then_some(up.kafka_port),
+        postgres_port: (up.postgres_port != 0).then_some(up.postgres_port),
+        kafka_properties: up.kafka_property,
+        postgres_settings: up.postgres_setting,
+        ..Options::named(name)
+    };
+    let started = std::time::Instant::now();
+    let stack = match Stack::start(options) {
+        // What was asked for is so.
+        Err(error @ StackError::AlreadyUp { .. }) if !up.foreground => {
+            eprintln!("{error}");
+            return Ok(());
+        }
+        other => other?,
+    };
+    let seconds = started.elapsed().as_secs_f32();
+    let Endpoints { bootstrap_servers, database_url } = stack.endpoints();
+    eprintln!("Ready after {seconds:.1} s: Kafka {bootstrap_servers}, PostgreSQL {database_url}");
+    if up.foreground {
+        return stay(&stack);
+    }
+    stack.detach()?;
+    let flag = if name == "default" { String::new() } else { format!(" --name {name}") };
+    eprintln!(
+        "Next:  eval \"$(cargo stack env{flag})\"   sets the variables that the other commands read\n\
+         \x20      cargo stack status{flag}       shows how it is\n\
+         \x20      cargo stack down{flag}         stops it"
+    );
+    Ok(())
+}
+
+/// Waits for a signal or the end of a server.
+fn stay(stack: &Stack) -> Result<()> {
+    const BETWEEN_LOOKS: std::time::Duration = std::time::Duration::from_millis(500);
+    eprintln!("Stop it with ctrl-C.");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        use tokio::signal::unix::{SignalKind, signal};
+        let mut terminate = signal(SignalKind::terminate())?;
+        loop {
+            tokio::select! {
+                interrupted = tokio::signal::ctrl_c() => return Ok(interrupted?),
+                _ = terminate.recv() => return Ok(()),
+                () = tokio::time::sleep(BETWEEN_LOOKS) => stack.check()?,
+            }
+        }
+    })
+}
+
+fn print_status(name: &str, output: Output) -> Result<()> {
+    let status = local_stack::status(name)?;
+    match (output, status) {
+        (Output::Json, Some(status)) => println!("{}", serde_json::to_string_pretty(&status)?),
+        (Output::Json, None) => {
+            println!("{}", serde_json::json!({ "name": name, "state": State::Down }));
+        }
+        (Output::Table, Some(status)) => println!("{}", table(&status)),
+        (Output::Table, None) => println!("The stack `{name}` is down."),
+    }
+    Ok(())
+}
+
+fn table(status: &Status) -> comfy_table::Table {
+    let runs = |pid: Option<u32>| pid.map_or("not running".to_owned(), |pid| format!("up, {pid}"));
+    let mut table = comfy_table::Table::new();
+    table.load_style(comfy_table::presets::NOTHING);
+    table
+        .set_header(["server", "process", "address"])
+        .add_row(["Kafka", &runs(status.kafka_pid), &status.endpoints.bootstrap_servers])
+        .add_row(["PostgreSQL", &runs(status.postgres_pid), &status.endpoints.database_url])
+        .add_row(["data and logs", "", &status.folder.display().to_string()]);
+    table
+}
+
+/// Lines for a POSIX shell.
+fn exports(endpoints: &Endpoints) -> String {
+    format!(
+        "export KAFKA_BOOTSTRAP_SERVERS={}\nexport DATABASE_URL={}\n",
+        shell_quoted(&endpoints.bootstrap_servers),
+        shell_quoted(&endpoints.database_url)
+    )
+}
+
+fn shell_quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+fn setting(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("expected NAME=VALUE".to_owned()),
+    }
+}
+
+fn name(text: &str) -> Result<String, StackError> {
+    local_stack::check_name(text).map(|()| text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exported_values_survive_a_shell_whatever_they_contain() {
+        let value = "it's $HOME `x` \"y\" \\";
+        let script = format!("printf %s {}", shell_quoted(value));
+        let output = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), value);
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory as _;
+        Cli::command().debug_assert();
+    }
+}

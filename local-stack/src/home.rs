@@ -1,0 +1,64 @@
+//! Where everything lives: below `target/` of the workspace.
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+use crate::error::StackError;
+use crate::files;
+use crate::progress;
+
+/// The folder with the downloaded servers and the stacks' data.
+#[derive(Debug, Clone)]
+pub(crate) struct Home(PathBuf);
+
+impl Home {
+    /// `LOCAL_STACK_HOME`, else `local-stack` in cargo's target folder, created if need be.
+    ///
+    /// As root, PostgreSQL runs under another account. Where that account cannot reach the target
+    /// folder (a clone in root's own home), a folder of the system's temporary one is used.
+    pub(crate) fn find() -> Result<Home, StackError> {
+        let home = match env::var_os("LOCAL_STACK_HOME") {
+            Some(path) => std::path::absolute(&path)
+                .map_err(|source| StackError::Io { doing: "LOCAL_STACK_HOME".into(), source })?,
+            None => reachable(target_folder().join("local-stack")),
+        };
+        files::create_folder(&home)?;
+        Ok(Home(home))
+    }
+
+    pub(crate) fn dist(&self) -> PathBuf {
+        self.0.join("dist")
+    }
+
+    pub(crate) fn stacks(&self) -> PathBuf {
+        self.0.join("stacks")
+    }
+}
+
+fn target_folder() -> PathBuf {
+    if let Some(path) = env::var_os("CARGO_TARGET_DIR").map(PathBuf::from)
+        && path.is_absolute()
+    {
+        return path;
+    }
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent();
+    match workspace.filter(|folder| folder.is_dir()) {
+        Some(folder) => folder.join("target"),
+        // The binary was copied to another machine.
+        None => env::temp_dir(),
+    }
+}
+
+fn reachable(home: PathBuf) -> PathBuf {
+    if !rustix::process::geteuid().is_root() || files::open_to_others(&home) {
+        return home;
+    }
+    let elsewhere = env::temp_dir().join("local-stack-root");
+    progress::note(&format!(
+        "as root, PostgreSQL runs under another account, which cannot reach {}; using {} \
+         (LOCAL_STACK_HOME chooses another place)",
+        home.display(),
+        elsewhere.display()
+    ));
+    elsewhere
+}
