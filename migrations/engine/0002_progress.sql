@@ -19,3 +19,15 @@ CREATE TABLE partition_progress (
     updated_at     timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (consumer_group, topic, partition)
 ) WITH (fillfactor = 50);
+
+-- Offsets that retention deleted before they were read: reported for ever, never called fine.
+CREATE TABLE lost_ranges (
+    consumer_group text        NOT NULL,
+    topic          text        NOT NULL,
+    partition      integer     NOT NULL,
+    topic_id       text        NOT NULL,
+    from_offset    bigint      NOT NULL,
+    to_offset      bigint      NOT NULL,
+    noticed_at     timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (consumer_group, topic, partition, topic_id, from_offset)
+);

@@ -149,7 +149,7 @@ impl Topics {
         }
     }
 
-    fn unreachable(&self, error: &rdkafka::error::KafkaError) -> AdminError {
+    pub(crate) fn unreachable(&self, error: &rdkafka::error::KafkaError) -> AdminError {
         self.no_answer(error.to_string())
     }
 

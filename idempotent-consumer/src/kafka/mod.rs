@@ -1,6 +1,9 @@
 //! Everything that talks to Kafka. No type of the client library leaves this module.
 
 pub(crate) mod admin;
+pub(crate) mod facts;
+pub(crate) mod owner;
 pub(crate) mod publisher;
+pub(crate) mod queue;
 pub(crate) mod raw;
 pub(crate) mod settings;

@@ -1,0 +1,94 @@
+//! Settings of an engine.
+
+use std::time::Duration;
+
+use crate::kafka::settings::KafkaSettings;
+use crate::retry::Backoff;
+
+/// What an engine needs to know. [`EngineConfig::new`] gives defaults for the rest.
+#[derive(Clone, Debug)]
+pub struct EngineConfig {
+    /// Brokers and client properties.
+    pub kafka: KafkaSettings,
+    /// The topic to consume.
+    pub topic: String,
+    /// Where copies of dead letters go.
+    pub dlq_topic: String,
+    /// Kafka's consumer group, and the scope of the claims.
+    pub group: String,
+    /// Partitions of topics that have to be created.
+    pub partitions: usize,
+    /// Create missing topics; refuse to start otherwise.
+    pub create_topics: bool,
+    /// Transactions under way at once in this process, one a partition at most.
+    pub concurrency: usize,
+    /// Messages in a transaction, at most.
+    pub batch_size: usize,
+    /// Bytes of records in a transaction, at most; a larger record goes alone.
+    pub batch_bytes: usize,
+    /// How long a batch that is not full waits for more. Zero: never.
+    pub batch_linger: Duration,
+    /// Bytes of records waiting in this process, near enough.
+    pub buffer_bytes: usize,
+    /// How often a message is tried before it is dead-lettered.
+    pub max_attempts: u32,
+    /// Waits between attempts of one message.
+    pub retry_backoff: Backoff,
+    /// Waits while database or broker are in trouble.
+    pub infrastructure_backoff: Backoff,
+    /// How long a handler may take for a batch. Below the statement and idle timeouts.
+    pub handler_timeout: Duration,
+    /// How long a statement may wait for a lock.
+    pub lock_timeout: Duration,
+    /// Share of messages dead-lettered, of the last thousand or so, above which the engine stops
+    /// and dead-letters nothing more: a bad deployment, not bad messages.
+    pub max_dead_letter_ratio: Option<f64>,
+    /// End by itself once there has been nothing to do for so long.
+    pub exit_when_idle: Option<Duration>,
+    /// How long a stop waits for open transactions.
+    pub shutdown_timeout: Duration,
+}
+
+impl EngineConfig {
+    /// Defaults for a topic and a group; the dead letter topic is the topic's name with `.dlq`.
+    pub fn new(kafka: KafkaSettings, topic: impl Into<String>, group: impl Into<String>) -> Self {
+        let topic = topic.into();
+        Self {
+            kafka,
+            dlq_topic: format!("{topic}.dlq"),
+            topic,
+            group: group.into(),
+            partitions: 6,
+            create_topics: true,
+            concurrency: 4,
+            batch_size: 1000,
+            batch_bytes: 4 * 1024 * 1024,
+            batch_linger: Duration::ZERO,
+            buffer_bytes: 32 * 1024 * 1024,
+            max_attempts: 5,
+            retry_backoff: Backoff {
+                base: Duration::from_millis(200),
+                cap: Duration::from_secs(30),
+            },
+            infrastructure_backoff: Backoff {
+                base: Duration::from_millis(100),
+                cap: Duration::from_secs(5),
+            },
+            handler_timeout: Duration::from_secs(20),
+            lock_timeout: Duration::from_secs(5),
+            max_dead_letter_ratio: None,
+            exit_when_idle: None,
+            shutdown_timeout: Duration::from_secs(30),
+        }
+    }
+
+    pub(crate) fn limits(&self) -> crate::store::connect::TransactionLimits {
+        crate::store::connect::TransactionLimits {
+            lock_timeout: self.lock_timeout,
+            // Above the handler's own limit, so that the engine notices first and knows which
+            // message it was.
+            statement_timeout: self.handler_timeout + Duration::from_secs(5),
+            idle_timeout: self.handler_timeout + Duration::from_secs(10),
+        }
+    }
+}

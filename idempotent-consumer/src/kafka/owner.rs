@@ -1,0 +1,510 @@
+//! The one owner of the consumer: a thread that polls, feeds a bounded queue for each partition,
+//! and never waits for a transaction.
+//!
+//! A partition is assigned paused. Its lane reads where to start, asks for it, and only then does
+//! anything flow. Work carries the epoch of its assignment, so what belongs to an earlier one has
+//! no effect.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::time::Duration;
+
+use rdkafka::client::ClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, RebalanceProtocol};
+use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::message::{BorrowedMessage, Message as _};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rdkafka::types::{RDKafkaErrorCode, RDKafkaRespErr};
+use rdkafka::util::Timeout;
+use rdkafka::Statistics;
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::oneshot;
+
+use super::queue::PartitionQueue;
+use super::raw;
+use super::settings::KafkaSettings;
+use crate::message::{PartitionKey, Record};
+
+/// What the owner tells the engine.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// A partition is ours; nothing of it flows before [`Command::Start`].
+    Assigned { partition: i32, epoch: u64, queue: Arc<PartitionQueue> },
+    /// A partition is no longer ours.
+    Revoked { partition: i32, epoch: u64 },
+    /// The group has given us our share, which may be nothing.
+    Rebalanced,
+    /// Offsets that a lane relies on are not there any more: all lanes look again.
+    Disoriented(String),
+    /// The client cannot go on.
+    Fatal(String),
+    /// The brokers are (`None`) or are not reachable.
+    Brokers(Option<String>),
+    /// Records that brokers hold and we have not consumed yet, by partition.
+    Lag { partition: i32, records: i64 },
+}
+
+/// What the engine tells the owner.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Read the partition from this offset on.
+    /// `started` is told once everything read before is forgotten and the position is set.
+    Start { partition: i32, epoch: u64, offset: i64, started: oneshot::Sender<()> },
+    /// Everything below is committed in the database; Kafka may know.
+    Store { partition: i32, epoch: u64, next_offset: i64 },
+    /// Leave the group and end.
+    Close,
+}
+
+/// How long the owner waits for room in one queue before it pauses that partition. A pause makes
+/// the client forget what it has fetched, so short waits are cheaper.
+const PATIENCE: Duration = Duration::from_millis(50);
+
+/// A seek is refused until the client has started on the partition; after so many refusals the
+/// partition is assigned anew at the wanted offset.
+const MAX_SEEKS: u32 = 50;
+
+pub(crate) struct OwnerSettings {
+    pub kafka: KafkaSettings,
+    pub topic: String,
+    pub group: String,
+    pub buffer_bytes: usize,
+}
+
+/// Starts the owner's thread. It ends after [`Command::Close`], when the group has been left.
+pub(crate) fn start(
+    settings: OwnerSettings,
+    commands: mpsc::Receiver<Command>,
+    events: UnboundedSender<Event>,
+) -> Result<std::thread::JoinHandle<()>, KafkaError> {
+    let mut config = settings.kafka.client_config();
+    config
+        .set("group.id", &settings.group)
+        .set("enable.auto.commit", "true")
+        .set("enable.auto.offset.store", "false")
+        .set("auto.commit.interval.ms", "1000")
+        .set("auto.offset.reset", "error")
+        .set("isolation.level", "read_committed")
+        .set("partition.assignment.strategy", "cooperative-sticky")
+        .set("group.protocol", "classic")
+        .set("enable.partition.eof", "true")
+        .set("statistics.interval.ms", "1000")
+        .set("fetch.queue.backoff.ms", "10");
+    for (name, value) in [
+        ("queued.max.messages.kbytes", "16384"),
+        ("fetch.max.bytes", "8388608"),
+        ("fetch.message.max.bytes", "1048576"),
+        ("fetch.wait.max.ms", "100"),
+    ] {
+        if config.get(name).is_none() {
+            config.set(name, value);
+        }
+    }
+    let consumer: BaseConsumer<Callbacks> = config.create_with_context(Callbacks::default())?;
+    consumer.subscribe(&[&settings.topic])?;
+    let owner = Owner {
+        consumer,
+        settings,
+        commands,
+        events,
+        partitions: HashMap::new(),
+        next_epoch: 1,
+        closing: false,
+    };
+    std::thread::Builder::new()
+        .name("kafka-consumer".to_owned())
+        .spawn(move || owner.run())
+        .map_err(|error| KafkaError::ClientCreation(error.to_string()))
+}
+
+/// Callbacks run inside `poll` and only leave notes.
+#[derive(Default)]
+struct Callbacks {
+    notes: Mutex<VecDeque<Note>>,
+}
+
+enum Note {
+    Assigned(Vec<i32>),
+    Revoked(Vec<i32>),
+    Statistics(Box<Statistics>),
+    Error(KafkaError, String),
+}
+
+impl Callbacks {
+    fn leave(&self, note: Note) {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner).push_back(note);
+    }
+
+    fn take(&self) -> Option<Note> {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+    }
+}
+
+impl ClientContext for Callbacks {
+    fn stats(&self, statistics: Statistics) {
+        self.leave(Note::Statistics(Box::new(statistics)));
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.leave(Note::Error(error, reason.to_owned()));
+    }
+}
+
+impl ConsumerContext for Callbacks {
+    fn rebalance(
+        &self,
+        consumer: &BaseConsumer<Self>,
+        error: RDKafkaRespErr,
+        list: &mut TopicPartitionList,
+    ) {
+        let partitions: Vec<i32> = list.elements().iter().map(|e| e.partition()).collect();
+        let cooperative = matches!(consumer.rebalance_protocol(), RebalanceProtocol::Cooperative);
+        let outcome = if error == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
+            // Any position will do: the partition is paused, and the lane seeks. Without one the
+            // client would look up the group's offset and fail where there is none.
+            let mut paused = TopicPartitionList::new();
+            for element in list.elements() {
+                let _ = paused.add_partition_offset(
+                    element.topic(),
+                    element.partition(),
+                    Offset::Offset(0),
+                );
+            }
+            let assigned = if cooperative {
+                consumer.incremental_assign(&paused)
+            } else {
+                consumer.assign(&paused)
+            };
+            let assigned = assigned.and_then(|()| consumer.pause(&paused));
+            self.leave(Note::Assigned(partitions));
+            assigned
+        } else {
+            self.leave(Note::Revoked(partitions));
+            if cooperative { consumer.incremental_unassign(list) } else { consumer.unassign() }
+        };
+        if let Err(error) = outcome {
+            tracing::warn!(%error, "rebalance");
+        }
+    }
+
+    fn commit_callback(&self, result: KafkaResult<()>, _offsets: &TopicPartitionList) {
+        if let Err(error) = result {
+            // Kafka's offset is a hint; the database knows. NoOffset means nothing new to commit.
+            if error.rdkafka_error_code() != Some(RDKafkaErrorCode::NoOffset) {
+                tracing::debug!(%error, "offset commit");
+            }
+        }
+    }
+
+    fn main_queue_min_poll_interval(&self) -> Timeout {
+        Timeout::After(Duration::from_millis(100))
+    }
+}
+
+struct Owner {
+    consumer: BaseConsumer<Callbacks>,
+    settings: OwnerSettings,
+    commands: mpsc::Receiver<Command>,
+    events: UnboundedSender<Event>,
+    partitions: HashMap<i32, Assigned>,
+    next_epoch: u64,
+    closing: bool,
+}
+
+struct Assigned {
+    epoch: u64,
+    queue: Arc<PartitionQueue>,
+    flow: Flow,
+    /// Position and log's end as the last statistics had them, to see that nothing moves.
+    seen: Option<(i64, i64)>,
+    /// An end of the log that was read before the latest seek. When the client next reports that
+    /// it has reached the end, no record is left below this offset.
+    probe: Option<i64>,
+}
+
+enum Flow {
+    /// Paused until the lane knows where to start.
+    Waiting,
+    /// The lane wants this offset; the client has refused so many seeks.
+    Seeking { offset: i64, refused: u32, started: Option<oneshot::Sender<()>> },
+    /// Records from this offset on are for the queue.
+    Running { next: i64 },
+    /// Paused because the queue is full.
+    Full { next: i64 },
+}
+
+impl Owner {
+    fn run(mut self) {
+        while !self.closing {
+            self.obey();
+            self.advance();
+            let wait = if self.is_seeking() { 10 } else { 50 };
+            let error = match self.consumer.poll(Duration::from_millis(wait)) {
+                Some(Ok(message)) => {
+                    deliver(&self.consumer, &mut self.partitions, &self.settings.topic, &message);
+                    None
+                }
+                Some(Err(error)) => Some(error),
+                None => None,
+            };
+            match error {
+                Some(KafkaError::PartitionEOF(partition)) => self.reached_end(partition),
+                Some(error) => self.heed(&error),
+                None => {}
+            }
+            while let Some(note) = self.consumer.context().take() {
+                self.note(note);
+            }
+        }
+        // Dropping the consumer commits what was stored and leaves the group.
+        self.consumer.unsubscribe();
+    }
+
+    fn tell(&self, event: Event) {
+        // The engine is gone only if the process is about to end.
+        let _ = self.events.send(event);
+    }
+
+    fn list(&self, partition: i32) -> TopicPartitionList {
+        let mut list = TopicPartitionList::new();
+        list.add_partition(&self.settings.topic, partition);
+        list
+    }
+
+    fn is_seeking(&self) -> bool {
+        self.partitions.values().any(|p| matches!(p.flow, Flow::Seeking { .. }))
+    }
+
+    fn obey(&mut self) {
+        loop {
+            match self.commands.try_recv() {
+                Ok(Command::Start { partition, epoch, offset, started }) => {
+                    let list = self.list(partition);
+                    if let Some(assigned) = self.current(partition, epoch) {
+                        if matches!(assigned.flow, Flow::Running { .. }) {
+                            let _ = self.consumer.pause(&list);
+                        }
+                        if let Some(assigned) = self.current(partition, epoch) {
+                            assigned.queue.clear();
+                            assigned.probe = None;
+                            assigned.flow =
+                                Flow::Seeking { offset, refused: 0, started: Some(started) };
+                        }
+                    }
+                }
+                Ok(Command::Store { partition, epoch, next_offset }) => {
+                    if self.current(partition, epoch).is_some() {
+                        let topic = self.settings.topic.clone();
+                        if let Err(error) =
+                            self.consumer.store_offset(&topic, partition, next_offset - 1)
+                        {
+                            tracing::debug!(%error, partition, "offset not stored");
+                        }
+                    }
+                }
+                Ok(Command::Close) | Err(mpsc::TryRecvError::Disconnected) => {
+                    self.closing = true;
+                    return;
+                }
+                Err(mpsc::TryRecvError::Empty) => return,
+            }
+        }
+    }
+
+    fn current(&mut self, partition: i32, epoch: u64) -> Option<&mut Assigned> {
+        self.partitions.get_mut(&partition).filter(|assigned| assigned.epoch == epoch)
+    }
+
+    /// Seeks that are due, and queues that have room again.
+    fn advance(&mut self) {
+        let topic = &self.settings.topic;
+        for (&partition, assigned) in &mut self.partitions {
+            let mut list = TopicPartitionList::new();
+            list.add_partition(topic, partition);
+            match &mut assigned.flow {
+                Flow::Seeking { offset, refused, started } => {
+                    let offset = *offset;
+                    let sought = if *refused < MAX_SEEKS {
+                        let timeout = Duration::from_secs(1);
+                        self.consumer.seek(topic, partition, Offset::Offset(offset), timeout)
+                    } else {
+                        assign_anew(&self.consumer, topic, partition, offset)
+                    };
+                    match sought.and_then(|()| self.consumer.resume(&list)) {
+                        Ok(()) => {
+                            if let Some(started) = started.take() {
+                                // A lane that has ended meanwhile needs no answer.
+                                let _ = started.send(());
+                            }
+                            assigned.flow = Flow::Running { next: offset };
+                        }
+                        Err(error) => {
+                            tracing::debug!(%error, partition, offset, "seek refused, trying again");
+                            *refused += 1;
+                        }
+                    }
+                }
+                Flow::Full { next } if assigned.queue.is_low() => {
+                    let next = *next;
+                    match self.consumer.resume(&list) {
+                        Ok(()) => assigned.flow = Flow::Running { next },
+                        Err(error) => tracing::warn!(%error, partition, "resume"),
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn reached_end(&mut self, partition: i32) {
+        if let Some(assigned) = self.partitions.get_mut(&partition)
+            && let Flow::Running { next } = &mut assigned.flow
+            && let Some(end) = assigned.probe.take()
+            && end >= *next
+        {
+            *next = end;
+            assigned.queue.reached_end(end);
+        }
+    }
+
+    fn note(&mut self, note: Note) {
+        match note {
+            Note::Assigned(partitions) => {
+                let total = self.partitions.len() + partitions.len();
+                let limit_bytes = self.settings.buffer_bytes / total.max(1);
+                for partition in partitions {
+                    let epoch = self.next_epoch;
+                    self.next_epoch += 1;
+                    let queue = Arc::new(PartitionQueue::new(limit_bytes));
+                    self.partitions.insert(
+                        partition,
+                        Assigned {
+                            epoch,
+                            queue: Arc::clone(&queue),
+                            flow: Flow::Waiting,
+                            seen: None,
+                            probe: None,
+                        },
+                    );
+                    self.tell(Event::Assigned { partition, epoch, queue });
+                }
+                self.tell(Event::Rebalanced);
+            }
+            Note::Revoked(partitions) => {
+                for partition in partitions {
+                    if let Some(assigned) = self.partitions.remove(&partition) {
+                        assigned.queue.clear();
+                        self.tell(Event::Revoked { partition, epoch: assigned.epoch });
+                    }
+                }
+            }
+            Note::Statistics(statistics) => self.read_statistics(&statistics),
+            Note::Error(error, reason) => {
+                if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
+                    self.tell(Event::Brokers(Some(reason)));
+                } else {
+                    tracing::info!(%error, reason, "kafka consumer");
+                }
+            }
+        }
+    }
+
+    fn read_statistics(&mut self, statistics: &Statistics) {
+        if statistics.brokers.values().any(|broker| broker.state == "UP") {
+            self.tell(Event::Brokers(None));
+        }
+        let Some(topic) = statistics.topics.get(&self.settings.topic) else { return };
+        for (partition, numbers) in &topic.partitions {
+            let Some(assigned) = self.partitions.get_mut(partition) else { continue };
+            let (Flow::Running { next } | Flow::Full { next }) = assigned.flow else { continue };
+            if numbers.ls_offset < 0 {
+                continue;
+            }
+            let records = (numbers.ls_offset - next).max(0);
+            let _ = self.events.send(Event::Lag { partition: *partition, records });
+            // Nothing moves, and yet this is not the end: transaction markers, which nobody ever
+            // reads. The proof that there is no record is to read once more up to an end that was
+            // known before: the client reports the end behind every record that lies before it.
+            let seen = (next, numbers.ls_offset);
+            if records > 0
+                && assigned.seen == Some(seen)
+                && matches!(assigned.flow, Flow::Running { .. })
+                && assigned.probe.is_none()
+            {
+                let mut list = TopicPartitionList::new();
+                list.add_partition(&self.settings.topic, *partition);
+                let _ = self.consumer.pause(&list);
+                assigned.probe = Some(numbers.ls_offset);
+                assigned.flow = Flow::Seeking { offset: next, refused: 0, started: None };
+            }
+            assigned.seen = Some(seen);
+        }
+    }
+
+    fn heed(&self, error: &KafkaError) {
+        use RDKafkaErrorCode as C;
+        match error {
+            KafkaError::MessageConsumptionFatal(code) => self.tell(Event::Fatal(code.to_string())),
+            _ => match error.rdkafka_error_code() {
+                Some(
+                    C::OffsetOutOfRange
+                    | C::AutoOffsetReset
+                    | C::NoOffset
+                    | C::UnknownTopicOrPartition
+                    | C::UnknownTopic
+                    | C::UnknownPartition,
+                ) => self.tell(Event::Disoriented(error.to_string())),
+                _ => tracing::info!(%error, "kafka consumer"),
+            },
+        }
+    }
+}
+
+/// Puts a record into its lane's queue, and pauses the partition if that stays full.
+fn deliver(
+    consumer: &BaseConsumer<Callbacks>,
+    partitions: &mut HashMap<i32, Assigned>,
+    topic: &str,
+    message: &BorrowedMessage<'_>,
+) {
+    let Some(assigned) = partitions.get_mut(&message.partition()) else { return };
+    let next = match &mut assigned.flow {
+        Flow::Running { next } | Flow::Full { next } => next,
+        // Fetched before the seek.
+        Flow::Waiting | Flow::Seeking { .. } => return,
+    };
+    if message.offset() < *next {
+        return;
+    }
+    *next = message.offset() + 1;
+    let next = *next;
+    assigned.queue.push(Record {
+        source: PartitionKey { topic: topic.to_owned(), partition: message.partition() },
+        offset: message.offset(),
+        timestamp_ms: message.timestamp().to_millis(),
+        key: message.key().map(<[u8]>::to_vec),
+        value: message.payload().map(<[u8]>::to_vec),
+        headers: raw::headers_of(message),
+    });
+    if !assigned.queue.wait_for_room(PATIENCE) && matches!(assigned.flow, Flow::Running { .. }) {
+        let mut list = TopicPartitionList::new();
+        list.add_partition(topic, message.partition());
+        match consumer.pause(&list) {
+            Ok(()) => assigned.flow = Flow::Full { next },
+            Err(error) => tracing::warn!(%error, "pause"),
+        }
+    }
+}
+
+/// The way out when the client refuses to seek: it gave up fetching the partition.
+fn assign_anew(
+    consumer: &BaseConsumer<Callbacks>,
+    topic: &str,
+    partition: i32,
+    offset: i64,
+) -> KafkaResult<()> {
+    let mut list = TopicPartitionList::new();
+    list.add_partition_offset(topic, partition, Offset::Offset(offset))?;
+    consumer.incremental_unassign(&list)?;
+    consumer.incremental_assign(&list)
+}

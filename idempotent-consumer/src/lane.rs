@@ -1,0 +1,645 @@
+//! A lane: the one task that works on a partition, with a connection of its own.
+//!
+//! ```text
+//!   Positioning ──(take over, seek)──► Working ──(revoked, stop)──► gone
+//!       ▲                                │
+//!       └──(connection lost, fenced)─────┘
+//! ```
+//!
+//! No database future is raced against anything: where one has to be given up, the connection is
+//! dropped with it.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use rand::RngExt as _;
+use sqlx::PgConnection;
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use crate::batch::{Batch, PieceEnd, PieceError, Setting, run_empty, run_piece};
+use crate::failure::FailureClass;
+use crate::handler::{Decoder, Handler};
+use crate::kafka::facts::PartitionFacts;
+use crate::kafka::owner::Command;
+use crate::kafka::queue::{PartitionQueue, Taken};
+use crate::message::Record;
+use crate::outcome::Verdict;
+use crate::plan::Plan;
+use crate::retry::Backoff;
+use crate::shared::Shared;
+use crate::start::{Start, start_of};
+use crate::store::batch::{BatchError, Committed, Counts, LaneName};
+use crate::store::connect::connect;
+use crate::store::position::{self, Progress};
+
+/// How often an idle lane makes sure that the database is still where it left it.
+const HEARTBEAT: Duration = Duration::from_secs(5);
+
+/// How often a stopped partition looks whether an operator has accepted it.
+const RECHECK: Duration = Duration::from_secs(2);
+
+/// After so many failures of one batch while others commit, the batch is to blame.
+const BLAME_AFTER_FAILURES: u32 = 5;
+/// So many commits of others count as "others commit".
+const BLAME_AFTER_COMMITS: u64 = 5;
+
+pub(crate) struct Lane<H, D> {
+    shared: Arc<Shared<H, D>>,
+    partition: i32,
+    epoch: u64,
+    queue: Arc<PartitionQueue>,
+    /// Fires when the partition is revoked or the engine stops.
+    cancel: CancellationToken,
+    /// Set by the engine when offsets have become doubtful: position anew.
+    disoriented: Arc<tokio::sync::Notify>,
+    name: LaneName,
+    application_name: String,
+    /// The partition in health reasons and logs.
+    label: String,
+    topic_id: String,
+    connection: Option<PgConnection>,
+    /// `partition_progress.next_offset` as this lane left it.
+    database_next: i64,
+    /// A commit whose answer did not come: where progress stands if it went through.
+    in_doubt: Option<Committed>,
+    /// Ends of the other partitions when this one was found to be new.
+    wait_for: Option<Vec<(i32, i64)>>,
+}
+
+/// Why a lane leaves what it is doing.
+enum Leave {
+    Cancelled,
+    Reposition,
+}
+
+/// What a new connection found.
+enum Reconnected {
+    /// Nothing has changed behind the lane's back.
+    AsLeft,
+    /// The commit in doubt went through.
+    Committed(Committed),
+    Moved,
+}
+
+impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
+    pub(crate) fn new(
+        shared: Arc<Shared<H, D>>,
+        partition: i32,
+        epoch: u64,
+        queue: Arc<PartitionQueue>,
+        cancel: CancellationToken,
+        disoriented: Arc<tokio::sync::Notify>,
+    ) -> Self {
+        let config = &shared.config;
+        let name = LaneName {
+            group: config.group.clone(),
+            topic: config.topic.clone(),
+            partition,
+            owner: format!("{}-{epoch}", shared.process),
+        };
+        let label = format!("{}[{partition}]", config.topic);
+        let application_name = application_name(&name);
+        Self {
+            shared,
+            partition,
+            epoch,
+            queue,
+            cancel,
+            disoriented,
+            name,
+            application_name,
+            label,
+            topic_id: String::new(),
+            connection: None,
+            database_next: 0,
+            in_doubt: None,
+            wait_for: None,
+        }
+    }
+
+    /// Works until the partition is revoked or the engine stops.
+    pub(crate) async fn run(mut self) {
+        loop {
+            let left = match self.position().await {
+                Ok(()) => self.work().await,
+                Err(leave) => leave,
+            };
+            match left {
+                Leave::Cancelled => break,
+                Leave::Reposition => tracing::info!(partition = %self.label, "positioning anew"),
+            }
+        }
+        self.shared.health.clear(&self.label);
+        if let Some(connection) = self.connection.take() {
+            let _ = sqlx::Connection::close(connection).await;
+        }
+    }
+
+    /// Waits unless the lane is cancelled meanwhile.
+    async fn sleep(&self, time: Duration) -> Result<(), Leave> {
+        tokio::select! {
+            biased;
+            () = self.cancel.cancelled() => Err(Leave::Cancelled),
+            () = tokio::time::sleep(time) => Ok(()),
+        }
+    }
+
+    /// Notes an infrastructure failure and waits.
+    async fn back_off(&self, failures: u32, why: &str) -> Result<(), Leave> {
+        if self.shared.health.set(&self.label, why) {
+            tracing::warn!(partition = %self.label, failures, "waiting: {why}");
+        }
+        metrics::counter!("idempotent_consumer_infrastructure_failures_total").increment(1);
+        self.sleep(delay(&self.shared.config.infrastructure_backoff, failures)).await
+    }
+
+    /// Finds out where to begin, and has the owner begin there.
+    async fn position(&mut self) -> Result<(), Leave> {
+        self.in_doubt = None;
+        let mut failures = 0;
+        loop {
+            if self.cancel.is_cancelled() {
+                return Err(Leave::Cancelled);
+            }
+            match self.try_position().await {
+                Ok(Ok(offset)) => {
+                    let (started, has_started) = oneshot::channel();
+                    self.shared.tell_owner(Command::Start {
+                        partition: self.partition,
+                        epoch: self.epoch,
+                        offset,
+                        started,
+                    });
+                    tokio::select! {
+                        biased;
+                        () = self.cancel.cancelled() => return Err(Leave::Cancelled),
+                        // An owner that drops the answer has revoked the partition, and the
+                        // cancellation is on its way.
+                        _ = has_started => {}
+                    }
+                    tracing::info!(
+                        partition = %self.label, offset, next_offset = self.database_next, "started"
+                    );
+                    self.shared.health.clear(&self.label);
+                    return Ok(());
+                }
+                Ok(Err(stopped)) => {
+                    failures = 0;
+                    if self.shared.health.set(&self.label, stopped.as_str()) {
+                        tracing::error!(partition = %self.label, "stopped: {stopped}");
+                    }
+                    self.sleep(RECHECK).await?;
+                }
+                Err(why) => {
+                    failures += 1;
+                    self.connection = None;
+                    self.back_off(failures, &why).await?;
+                }
+            }
+        }
+    }
+
+    /// One attempt: `Ok(Err(…))` if an operator or time has to decide, `Err` if trying again helps.
+    async fn try_position(&mut self) -> Result<Result<i64, String>, String> {
+        let Some(facts) = self.facts(self.partition).await? else {
+            return Err(format!("the topic {} does not exist", self.name.topic));
+        };
+        let Some(progress) = self.take_over().await.map_err(|e| format!("database: {e}"))? else {
+            return self.wait_until_drained(&facts).await;
+        };
+        let (offset, lost) = match start_of(&progress.topic_id, progress.next_offset, &facts) {
+            Start::At { offset, lost } => (offset, lost),
+            Start::Stopped(reason) => return Ok(Err(reason)),
+        };
+        self.topic_id = progress.topic_id;
+        self.database_next = progress.next_offset;
+        if let Some((from, to)) = lost {
+            tracing::error!(
+                partition = %self.label, from, to,
+                "records were deleted by retention before they were read; noted in lost_ranges"
+            );
+            if let Some(connection) = &mut self.connection {
+                position::record_lost(connection, &self.name, &self.topic_id, from, to)
+                    .await
+                    .map_err(|e| format!("database: {e}"))?;
+            }
+            self.database_next = to;
+        }
+        Ok(Ok(offset))
+    }
+
+    async fn facts(&self, partition: i32) -> Result<Option<PartitionFacts>, String> {
+        let facts = Arc::clone(&self.shared.facts);
+        let topic = self.name.topic.clone();
+        tokio::task::spawn_blocking(move || facts.partition(&topic, partition))
+            .await
+            .map_err(|e| e.to_string())?
+            .map_err(|e| e.to_string())
+    }
+
+    /// A partition without a row was added after the group had begun. A key that moved to it may
+    /// have older messages elsewhere, so it waits until those partitions have been drained to
+    /// their ends as of now.
+    async fn wait_until_drained(
+        &mut self,
+        facts: &PartitionFacts,
+    ) -> Result<Result<i64, String>, String> {
+        let Some(mut connection) = self.connection.take() else { return Err("database".into()) };
+        let known = position::all(&mut connection, &self.name.group, &self.name.topic)
+            .await
+            .map_err(|e| format!("database: {e}"))?;
+        if self.wait_for.is_none() {
+            let mut ends = Vec::new();
+            for (partition, _) in &known {
+                if let Some(other) = self.facts(*partition).await? {
+                    ends.push((*partition, other.log_end));
+                }
+            }
+            self.wait_for = Some(ends);
+        }
+        let ends = self.wait_for.as_deref().unwrap_or_default();
+        let behind = ends.iter().find(|(partition, end)| {
+            known.iter().any(|(other, next)| other == partition && next < end)
+        });
+        if let Some((partition, end)) = behind {
+            self.connection = Some(connection);
+            return Ok(Err(format!(
+                "a new partition, waiting until partition {partition} has been worked off to offset {end}"
+            )));
+        }
+        position::add(&mut connection, &self.name, &facts.topic_id, facts.log_start)
+            .await
+            .map_err(|e| format!("database: {e}"))?;
+        self.connection = Some(connection);
+        Err("a new partition, beginning".to_owned())
+    }
+
+    /// Opens a connection if there is none, and becomes the partition's owner.
+    async fn take_over(&mut self) -> Result<Option<Progress>, sqlx::Error> {
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => connect(&self.shared.database, &self.application_name).await?,
+        };
+        let lock_timeout = self.shared.config.lock_timeout;
+        let limit = lock_timeout * 3 + Duration::from_secs(10);
+        let blocked = sqlx::query_scalar::<_, i32>("SELECT pg_backend_pid()");
+        let attempt = async {
+            sqlx::raw_sql(sqlx::AssertSqlSafe(format!(
+                "SET lock_timeout = {}; SET statement_timeout = {}; SET synchronous_commit = 'on'",
+                lock_timeout.as_millis(),
+                limit.as_millis()
+            )))
+            .execute(&mut connection)
+            .await?;
+            match position::take_over(&mut connection, &self.name).await {
+                Err(error) if crate::failure::sqlstate(&error).as_deref() == Some("55P03") => {
+                    // Somebody holds the row: perhaps a lane that was frozen in a transaction.
+                    let pid = blocked.fetch_one(&mut connection).await?;
+                    let (progress, ()) = tokio::join!(
+                        position::take_over(&mut connection, &self.name),
+                        self.end_older_lanes(pid)
+                    );
+                    progress
+                }
+                progress => progress,
+            }
+        };
+        let progress = tokio::time::timeout(limit, attempt).await;
+        match progress {
+            Ok(Ok(progress)) => {
+                self.connection = Some(connection);
+                Ok(progress)
+            }
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())),
+        }
+    }
+
+    /// Ends connections of older lanes of this partition that stand in the way of `pid`.
+    async fn end_older_lanes(&self, pid: i32) {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let ended = async {
+            let mut connection = connect(&self.shared.database, "idempotent-consumer").await?;
+            position::end_older_lanes(&mut connection, pid, &self.application_name).await
+        };
+        match ended.await {
+            Ok(0) => {}
+            Ok(count) => {
+                tracing::warn!(partition = %self.label, count, "ended a frozen lane of this partition");
+            }
+            Err(error) => tracing::warn!(partition = %self.label, %error, "looking for a frozen lane"),
+        }
+    }
+
+    async fn work(&mut self) -> Leave {
+        let (max_records, max_bytes) =
+            (self.shared.config.batch_size, self.shared.config.batch_bytes);
+        loop {
+            let taken = tokio::select! {
+                biased;
+                () = self.cancel.cancelled() => return Leave::Cancelled,
+                () = self.disoriented.notified() => return Leave::Reposition,
+                taken = self.queue.take(max_records, max_bytes) => Some(taken),
+                () = tokio::time::sleep(HEARTBEAT) => None,
+            };
+            let left = match taken {
+                Some(Taken::Records(records)) => self.work_off(records).await,
+                Some(Taken::End(offset)) => self.advance(offset).await,
+                None => self.heartbeat().await,
+            };
+            if let Err(leave) = left {
+                return leave;
+            }
+        }
+    }
+
+    async fn work_off(&mut self, mut records: Vec<Record>) -> Result<(), Leave> {
+        let shared = Arc::clone(&self.shared);
+        let config = &shared.config;
+        shared.totals.note_work();
+        if !config.batch_linger.is_zero() && records.len() < config.batch_size {
+            self.sleep(config.batch_linger).await?;
+            self.queue.top_up(&mut records, config.batch_size, config.batch_bytes);
+        }
+        shared.totals.busy_lanes.fetch_add(1, Relaxed);
+        let done = self.process(records).await;
+        shared.totals.busy_lanes.fetch_sub(1, Relaxed);
+        done
+    }
+
+    /// Works a batch off, in as many transactions as it takes.
+    async fn process(&mut self, records: Vec<Record>) -> Result<(), Leave> {
+        let shared = Arc::clone(&self.shared);
+        let batch = Batch::decode(records, &self.topic_id, &shared.decoder);
+        let mut plan = Plan::new(batch.len(), shared.config.max_attempts);
+        let mut failures = Failures::default();
+        while let Some(step) = plan.next_step() {
+            if self.cancel.is_cancelled() {
+                return Err(Leave::Cancelled);
+            }
+            if step.failed_attempts > 0 && failures.count == 0 {
+                self.sleep(delay(&shared.config.retry_backoff, step.failed_attempts)).await?;
+            }
+            if self.connection.is_none() {
+                match self.reconnect(&mut failures).await? {
+                    Reconnected::AsLeft => {}
+                    Reconnected::Moved => return Err(Leave::Reposition),
+                    Reconnected::Committed(committed) => {
+                        plan.committed();
+                        self.settle(&committed);
+                        continue;
+                    }
+                }
+            }
+            let Some(mut connection) = self.connection.take() else { continue };
+            let begun = Instant::now();
+            let ended = {
+                let _permit = shared.permits.acquire().await;
+                let setting = Setting {
+                    handler: &shared.handler,
+                    lane: &self.name,
+                    dlq_topic: &shared.config.dlq_topic,
+                    begin_sql: &shared.begin_sql,
+                    handler_timeout: shared.config.handler_timeout,
+                    check_dead_letters: &|counts| {
+                        shared.totals.check(counts, shared.config.max_dead_letter_ratio)
+                    },
+                };
+                let limit = shared.config.handler_timeout * 2 + Duration::from_secs(30);
+                let piece =
+                    run_piece(&mut connection, &setting, &batch, &plan, step.range.clone());
+                tokio::time::timeout(limit, piece).await
+            };
+            let Ok(ended) = ended else {
+                // The server has gone silent. What it made of the transaction, it will tell.
+                failures.note(&shared.totals);
+                self.back_off(failures.count, "database: no answer").await?;
+                continue;
+            };
+            match ended {
+                Ok(PieceEnd::Committed(committed)) => {
+                    self.connection = Some(connection);
+                    plan.committed();
+                    failures = Failures::default();
+                    metrics::histogram!("idempotent_consumer_transaction_seconds")
+                        .record(begun.elapsed().as_secs_f64());
+                    metrics::histogram!("idempotent_consumer_transaction_messages")
+                        .record(step.range.len() as f64);
+                    self.settle(&committed);
+                }
+                Ok(PieceEnd::Retry { index, reason }) => {
+                    self.connection = Some(connection);
+                    tracing::warn!(
+                        partition = %self.label, offset = batch.offset(index), id = %batch.id(index),
+                        attempt = plan.attempts(index) + 1, "to be retried: {reason}"
+                    );
+                    plan.retry(index, |attempts| {
+                        let text = format!("given up after {attempts} attempts: {reason}");
+                        Verdict::new(FailureClass::Retryable, "retries_exhausted", text, attempts)
+                    });
+                }
+                Err(error) => {
+                    if error.keeps_connection() {
+                        self.connection = Some(connection);
+                    }
+                    self.fail(error, &mut plan, &mut failures).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Decides what a failed transaction means for its messages.
+    async fn fail(
+        &mut self,
+        error: PieceError,
+        plan: &mut Plan,
+        failures: &mut Failures,
+    ) -> Result<(), Leave> {
+        if matches!(error, PieceError::Batch(BatchError::Fenced)) {
+            // Either the partition is ours and we take it back, or Kafka is about to tell.
+            self.back_off(1, &error.to_string()).await?;
+            return Err(Leave::Reposition);
+        }
+        let class = error.class();
+        let text = error.to_string();
+        let code = error.code();
+        if let PieceError::Commit { next_offset, database_next, counts, .. } = error
+            && database_next > self.database_next
+        {
+            self.in_doubt = Some(Committed { next_offset, database_next, counts });
+        }
+        match class {
+            FailureClass::Stop => {
+                self.shared.fail(self.label.clone(), text);
+                Err(Leave::Cancelled)
+            }
+            FailureClass::Infrastructure => {
+                failures.note(&self.shared.totals);
+                if self.connection.is_some() && failures.belong_to_the_batch(&self.shared.totals) {
+                    tracing::warn!(
+                        partition = %self.label,
+                        "others commit and this batch does not, so it is bisected: {text}"
+                    );
+                    plan.failed(false, |attempts| {
+                        Verdict::new(FailureClass::Retryable, code, text, attempts)
+                    });
+                    *failures = Failures::default();
+                    return Ok(());
+                }
+                self.back_off(failures.count, &format!("database: {text}")).await
+            }
+            FailureClass::Permanent | FailureClass::Retryable => {
+                tracing::debug!(partition = %self.label, "a transaction failed: {text}");
+                plan.failed(class == FailureClass::Permanent, |attempts| {
+                    Verdict::new(class, code, text, attempts)
+                });
+                Ok(())
+            }
+        }
+    }
+
+    /// A new connection in the middle of a batch: is the database where this lane left it?
+    async fn reconnect(&mut self, failures: &mut Failures) -> Result<Reconnected, Leave> {
+        loop {
+            if self.cancel.is_cancelled() {
+                return Err(Leave::Cancelled);
+            }
+            match self.take_over().await {
+                Ok(Some(progress)) if progress.topic_id == self.topic_id => {
+                    let in_doubt = self.in_doubt.take();
+                    if progress.next_offset == self.database_next {
+                        self.shared.health.clear(&self.label);
+                        return Ok(Reconnected::AsLeft);
+                    }
+                    return Ok(match in_doubt {
+                        Some(committed) if progress.next_offset == committed.database_next => {
+                            self.shared.health.clear(&self.label);
+                            Reconnected::Committed(committed)
+                        }
+                        _ => Reconnected::Moved,
+                    });
+                }
+                Ok(_) => return Ok(Reconnected::Moved),
+                Err(error) => {
+                    failures.note(&self.shared.totals);
+                    self.back_off(failures.count, &format!("database: {error}")).await?;
+                }
+            }
+        }
+    }
+
+    /// After a commit: the lane's own mark, the totals, and Kafka's offset last of all.
+    fn settle(&mut self, committed: &Committed) {
+        self.database_next = committed.database_next;
+        let Counts { applied, duplicates, dead_lettered, skipped } = committed.counts;
+        self.shared.totals.add(committed.counts);
+        for (outcome, count) in [
+            ("applied", applied),
+            ("duplicate", duplicates),
+            ("dead_lettered", dead_lettered),
+            ("skipped", skipped),
+        ] {
+            metrics::counter!("idempotent_consumer_messages_total", "outcome" => outcome)
+                .increment(u64::try_from(count).unwrap_or(0));
+        }
+        if duplicates > 0 {
+            tracing::debug!(partition = %self.label, duplicates, "duplicates");
+        }
+        self.shared.health.clear(&self.label);
+        self.shared.tell_owner(Command::Store {
+            partition: self.partition,
+            epoch: self.epoch,
+            next_offset: committed.next_offset,
+        });
+    }
+
+    /// No record is left below `offset`: both databases are told, or a lag would stay for ever.
+    async fn advance(&mut self, offset: i64) -> Result<(), Leave> {
+        let Some(mut connection) = self.connection.take() else { return Err(Leave::Reposition) };
+        let limit = Duration::from_secs(30);
+        let empty = run_empty(&mut connection, &self.name, &self.shared.begin_sql, offset);
+        match tokio::time::timeout(limit, empty).await {
+            Ok(Ok(committed)) => {
+                self.connection = Some(connection);
+                self.database_next = committed.database_next;
+                self.shared.tell_owner(Command::Store {
+                    partition: self.partition,
+                    epoch: self.epoch,
+                    next_offset: offset,
+                });
+                Ok(())
+            }
+            // Nothing is at stake: begin anew.
+            Ok(Err(error)) => {
+                self.back_off(1, &format!("database: {error}")).await?;
+                Err(Leave::Reposition)
+            }
+            Err(_) => Err(Leave::Reposition),
+        }
+    }
+
+    /// An idle lane makes sure that the database is where it left it: one that was set back, or
+    /// failed over to a replica that lagged, has to be caught up from Kafka also if nothing new
+    /// arrives.
+    async fn heartbeat(&mut self) -> Result<(), Leave> {
+        let Some(mut connection) = self.connection.take() else { return Err(Leave::Reposition) };
+        let look = position::look(&mut connection, &self.name);
+        match tokio::time::timeout(Duration::from_secs(10), look).await {
+            Ok(Ok(Some((owner, next_offset))))
+                if owner == self.name.owner && next_offset == self.database_next =>
+            {
+                self.connection = Some(connection);
+            }
+            _ => return Err(Leave::Reposition),
+        }
+        // A topic that was deleted and created anew keeps its name and loses its id.
+        match self.facts(self.partition).await {
+            Ok(Some(facts)) if facts.topic_id != self.topic_id => Err(Leave::Reposition),
+            Ok(Some(facts)) if facts.log_end < self.database_next => Err(Leave::Reposition),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Failures of one batch, and what the other lanes did meanwhile.
+#[derive(Default)]
+struct Failures {
+    count: u32,
+    commits_before: u64,
+}
+
+impl Failures {
+    fn note(&mut self, totals: &crate::shared::Totals) {
+        if self.count == 0 {
+            self.commits_before = totals.commits.load(Relaxed);
+        }
+        self.count += 1;
+    }
+
+    fn belong_to_the_batch(&self, totals: &crate::shared::Totals) -> bool {
+        self.count >= BLAME_AFTER_FAILURES
+            && totals.commits.load(Relaxed) - self.commits_before >= BLAME_AFTER_COMMITS
+    }
+}
+
+fn delay(backoff: &Backoff, failures: u32) -> Duration {
+    backoff.delay(failures, rand::rng().random::<f64>())
+}
+
+/// The same for every lane of this group and partition, in whatever process, and for no other:
+/// a frozen one is found by it. PostgreSQL cuts names at 63 bytes.
+fn application_name(lane: &LaneName) -> String {
+    let digest = crate::identity::fingerprint(
+        Some(&lane.group),
+        Some(lane.topic.as_bytes()),
+        None,
+    );
+    let short = u64::from_be_bytes([
+        digest.0[1], digest.0[2], digest.0[3], digest.0[4], digest.0[5], digest.0[6], digest.0[7],
+        digest.0[8],
+    ]);
+    format!("idempotent-consumer lane {short:016x} {}", lane.partition)
+}

@@ -1,0 +1,50 @@
+//! A lane's own connection, and the settings each of its transactions begins with.
+
+use std::time::Duration;
+
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{Connection, PgConnection};
+
+/// Bounds of a transaction, set in each one anew so that a pooler in between cannot lose them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TransactionLimits {
+    pub lock_timeout: Duration,
+    pub statement_timeout: Duration,
+    pub idle_timeout: Duration,
+}
+
+impl TransactionLimits {
+    /// What opens a transaction: one round trip.
+    pub(crate) fn begin_sql(&self) -> String {
+        format!(
+            "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
+             SET LOCAL lock_timeout = {};
+             SET LOCAL statement_timeout = {};
+             SET LOCAL idle_in_transaction_session_timeout = {};
+             SET LOCAL client_connection_check_interval = 5000;
+             SELECT set_config('synchronous_commit', 'on', true)
+              WHERE current_setting('synchronous_commit') IN ('off', 'local', 'remote_write');",
+            self.lock_timeout.as_millis(),
+            self.statement_timeout.as_millis(),
+            self.idle_timeout.as_millis(),
+        )
+    }
+}
+
+/// How long a connection attempt may take.
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Opens a connection that belongs to the caller alone. To give it up, drop it: the socket closes.
+pub(crate) async fn connect(
+    options: &PgConnectOptions,
+    application_name: &str,
+) -> Result<PgConnection, sqlx::Error> {
+    let options = options.clone().application_name(application_name);
+    match tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&options)).await {
+        Ok(connected) => connected,
+        Err(_) => Err(sqlx::Error::Io(std::io::Error::new(
+            std::io::ErrorKind::TimedOut,
+            format!("no connection within {} s", CONNECT_TIMEOUT.as_secs()),
+        ))),
+    }
+}

@@ -1,0 +1,112 @@
+//! Dead letters: the row with the whole original record, and its copy for the dead letter topic.
+
+use sqlx::PgConnection;
+use sqlx::types::time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::handler::Outgoing;
+use crate::message::{MessageId, Record};
+use crate::outcome::Verdict;
+
+/// A message to be dead-lettered.
+pub(crate) struct NewDeadLetter<'a> {
+    /// Unique for each dead-lettering.
+    pub dlq_id: Uuid,
+    /// The id that its claim is under.
+    pub message_id: MessageId,
+    /// The id it came with.
+    pub original_id: MessageId,
+    pub event_type: Option<&'a str>,
+    pub record: &'a Record,
+    pub verdict: &'a Verdict,
+    /// Milliseconds since 1970, for the header only; the row has the database's clock.
+    pub now_ms: i64,
+}
+
+/// Milliseconds of 9999-12-31: what the database's calendar takes with room to spare. A producer
+/// may write any number as a timestamp, and a dead letter must never fail for its content.
+const MAX_TIMESTAMP_MS: i64 = 253_402_300_799_000;
+
+impl NewDeadLetter<'_> {
+    fn timestamp(&self) -> Option<OffsetDateTime> {
+        let ms = self.record.timestamp_ms.filter(|ms| (0..=MAX_TIMESTAMP_MS).contains(ms))?;
+        OffsetDateTime::from_unix_timestamp_nanos(i128::from(ms) * 1_000_000).ok()
+    }
+
+    /// The copy in the dead letter topic: key, value and headers byte for byte, and what happened
+    /// as `dlq-…` headers.
+    pub(crate) fn copy(&self, group: &str, dlq_topic: &str) -> Outgoing {
+        let mut headers = self.record.headers.clone();
+        let mut add = |name: &str, value: &str| headers.push(name, Some(value.as_bytes()));
+        add("dlq-id", &self.dlq_id.to_string());
+        add("dlq-message-id", &self.message_id.to_string());
+        add("dlq-original-topic", &self.record.source.topic);
+        add("dlq-original-partition", &self.record.source.partition.to_string());
+        add("dlq-original-offset", &self.record.offset.to_string());
+        if let Some(timestamp_ms) = self.record.timestamp_ms {
+            add("dlq-original-timestamp", &timestamp_ms.to_string());
+        }
+        add("dlq-consumer-group", group);
+        add("dlq-error-class", self.verdict.class.as_str());
+        add("dlq-error-code", &self.verdict.code);
+        add("dlq-error-message", &self.verdict.text);
+        add("dlq-attempts", &self.verdict.attempts.to_string());
+        add("dlq-dead-lettered-at", &rfc3339(self.now_ms));
+        Outgoing {
+            topic: dlq_topic.to_owned(),
+            partition: None,
+            key: self.record.key.clone(),
+            value: self.record.value.clone(),
+            headers,
+        }
+    }
+}
+
+fn rfc3339(ms: i64) -> String {
+    OffsetDateTime::from_unix_timestamp_nanos(i128::from(ms) * 1_000_000)
+        .ok()
+        .and_then(|at| at.format(&time::format_description::well_known::Rfc3339).ok())
+        .unwrap_or_default()
+}
+
+/// Writes the rows. Their claims are in the same transaction.
+pub(crate) async fn insert(
+    connection: &mut PgConnection,
+    group: &str,
+    letters: &[NewDeadLetter<'_>],
+) -> Result<(), sqlx::Error> {
+    // No text column takes a NUL, and a type is whatever a producer wrote.
+    let event_types: Vec<Option<String>> =
+        letters.iter().map(|l| l.event_type.map(|t| t.replace('\0', "\u{fffd}"))).collect();
+    sqlx::query(
+        r#"
+        INSERT INTO dead_letters
+               (dlq_id, message_id, original_id, event_type, topic, partition, "offset",
+                record_timestamp, key, value, headers,
+                error_class, error_code, error_message, attempts, consumer_group)
+        SELECT letter.*, $16
+          FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::integer[],
+                      $7::bigint[], $8::timestamptz[], $9::bytea[], $10::bytea[], $11::jsonb[],
+                      $12::text[], $13::text[], $14::text[], $15::integer[]) AS letter
+        "#,
+    )
+    .bind(letters.iter().map(|l| l.dlq_id).collect::<Vec<_>>())
+    .bind(letters.iter().map(|l| l.message_id.0).collect::<Vec<_>>())
+    .bind(letters.iter().map(|l| l.original_id.0).collect::<Vec<_>>())
+    .bind(event_types)
+    .bind(letters.iter().map(|l| l.record.source.topic.as_str()).collect::<Vec<_>>())
+    .bind(letters.iter().map(|l| l.record.source.partition).collect::<Vec<_>>())
+    .bind(letters.iter().map(|l| l.record.offset).collect::<Vec<_>>())
+    .bind(letters.iter().map(NewDeadLetter::timestamp).collect::<Vec<_>>())
+    .bind(letters.iter().map(|l| l.record.key.as_deref()).collect::<Vec<_>>())
+    .bind(letters.iter().map(|l| l.record.value.as_deref()).collect::<Vec<_>>())
+    .bind(letters.iter().map(|l| l.record.headers.to_json()).collect::<Vec<_>>())
+    .bind(letters.iter().map(|l| l.verdict.class.as_str()).collect::<Vec<_>>())
+    .bind(letters.iter().map(|l| l.verdict.code.as_ref()).collect::<Vec<_>>())
+    .bind(letters.iter().map(|l| l.verdict.text.as_str()).collect::<Vec<_>>())
+    .bind(letters.iter().map(|l| l.verdict.attempts.cast_signed()).collect::<Vec<_>>())
+    .bind(group)
+    .execute(connection)
+    .await?;
+    Ok(())
+}

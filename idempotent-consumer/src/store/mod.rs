@@ -1,0 +1,9 @@
+//! All SQL of the engine, each statement beside its function.
+
+pub(crate) mod batch;
+pub(crate) mod connect;
+pub(crate) mod dead_letters;
+pub mod migrate;
+pub(crate) mod outbox;
+pub(crate) mod position;
+pub(crate) mod scope;

@@ -1,0 +1,178 @@
+//! The outbox table: what a transaction wants published, and what the relay does with it.
+
+use sqlx::types::Json;
+use sqlx::{PgConnection, Row};
+
+use crate::handler::Outgoing;
+use crate::message::Headers;
+
+/// A row to publish.
+#[derive(Clone, Debug)]
+pub(crate) struct OutboxRow {
+    pub id: i64,
+    pub record: Outgoing,
+    pub may_omit_value: bool,
+}
+
+/// Writes records to publish, in order.
+pub(crate) async fn insert(
+    connection: &mut PgConnection,
+    records: &[Outgoing],
+    may_omit_value: bool,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        r"
+        INSERT INTO outbox (topic, partition, key, value, headers, may_omit_value)
+        SELECT topic, partition, key, value, headers, $6
+          FROM unnest($1::text[], $2::integer[], $3::bytea[], $4::bytea[], $5::jsonb[])
+               WITH ORDINALITY AS record (topic, partition, key, value, headers, place)
+         ORDER BY place
+        ",
+    )
+    .bind(records.iter().map(|r| r.topic.as_str()).collect::<Vec<_>>())
+    .bind(records.iter().map(|r| r.partition).collect::<Vec<_>>())
+    .bind(records.iter().map(|r| r.key.as_deref()).collect::<Vec<_>>())
+    .bind(records.iter().map(|r| r.value.as_deref()).collect::<Vec<_>>())
+    .bind(records.iter().map(|r| r.headers.to_json()).collect::<Vec<_>>())
+    .bind(may_omit_value)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Takes or renews the lease; `false` while another relay holds it. The database's clock decides.
+pub(crate) async fn take_lease(
+    connection: &mut PgConnection,
+    holder: &str,
+    lease_seconds: f64,
+) -> Result<bool, sqlx::Error> {
+    let taken = sqlx::query(
+        r"
+        INSERT INTO relay_lease (holder, expires_at)
+        VALUES ($1, clock_timestamp() + $2 * interval '1 second')
+            ON CONFLICT (only_row) DO UPDATE
+           SET holder = excluded.holder, expires_at = excluded.expires_at
+         WHERE relay_lease.holder = $1 OR relay_lease.expires_at < clock_timestamp()
+        ",
+    )
+    .bind(holder)
+    .bind(lease_seconds)
+    .execute(connection)
+    .await?;
+    Ok(taken.rows_affected() == 1)
+}
+
+/// Gives the lease back, so that the next relay need not wait for its end.
+pub(crate) async fn give_lease_back(
+    connection: &mut PgConnection,
+    holder: &str,
+) -> Result<(), sqlx::Error> {
+    sqlx::query("DELETE FROM relay_lease WHERE holder = $1")
+        .bind(holder)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// The oldest rows that may go out, in order, up to `max_rows` and about `max_bytes`. A refused
+/// row holds up its topic and key, except that it is tried again after a minute; a null key holds
+/// up itself only. Ids commit late, so this is never "above the last one seen".
+pub(crate) async fn select(
+    connection: &mut PgConnection,
+    max_rows: i64,
+    max_bytes: i64,
+) -> Result<Vec<OutboxRow>, sqlx::Error> {
+    let rows = sqlx::query(
+        r"
+        WITH candidate AS (
+            SELECT id, topic, partition, key, value, headers, may_omit_value
+              FROM outbox
+             WHERE NOT EXISTS (
+                       SELECT
+                         FROM outbox AS refused
+                        WHERE refused.refused_at > clock_timestamp() - interval '1 minute'
+                          AND refused.topic = outbox.topic
+                          AND refused.id <= outbox.id
+                          AND (refused.key = outbox.key OR refused.id = outbox.id)
+                   )
+             ORDER BY id
+             LIMIT $1
+        ), sized AS (
+            SELECT *,
+                   sum(coalesce(length(value), 0) + 512) OVER (ORDER BY id) AS up_to_here,
+                   row_number() OVER (ORDER BY id) AS place
+              FROM candidate
+        )
+        SELECT id, topic, partition, key, value, headers, may_omit_value
+          FROM sized
+         WHERE up_to_here <= $2 OR place = 1
+         ORDER BY id
+        ",
+    )
+    .bind(max_rows)
+    .bind(max_bytes)
+    .fetch_all(connection)
+    .await?;
+    rows.into_iter()
+        .map(|row| {
+            let Json(headers): Json<serde_json::Value> = row.try_get("headers")?;
+            let headers = Headers::from_json(&headers)
+                .ok_or_else(|| sqlx::Error::Decode("outbox.headers is not of our form".into()))?;
+            Ok(OutboxRow {
+                id: row.try_get("id")?,
+                may_omit_value: row.try_get("may_omit_value")?,
+                record: Outgoing {
+                    topic: row.try_get("topic")?,
+                    partition: row.try_get("partition")?,
+                    key: row.try_get("key")?,
+                    value: row.try_get("value")?,
+                    headers,
+                },
+            })
+        })
+        .collect()
+}
+
+/// Removes rows that the broker has acknowledged.
+pub(crate) async fn delete(connection: &mut PgConnection, ids: &[i64]) -> Result<(), sqlx::Error> {
+    sqlx::query("DELETE FROM outbox WHERE id = ANY($1)").bind(ids).execute(connection).await?;
+    Ok(())
+}
+
+/// Notes that the broker refuses a row.
+pub(crate) async fn mark_refused(
+    connection: &mut PgConnection,
+    id: i64,
+    reason: &str,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        r"
+        UPDATE outbox
+           SET refused_at = clock_timestamp(), refused_reason = $2
+         WHERE id = $1
+        ",
+    )
+    .bind(id)
+    .bind(reason)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// A dead letter that the topic refuses for its size goes without its value from now on; the
+/// table `dead_letters` keeps it.
+pub(crate) async fn omit_value(connection: &mut PgConnection, id: i64) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        r#"
+        UPDATE outbox
+           SET value = NULL,
+               may_omit_value = false,
+               headers = headers || '[{"name": "dlq-value-omitted", "value": "true"}]'
+         WHERE id = $1
+        "#,
+    )
+    .bind(id)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
