@@ -1,14 +1,18 @@
 //! Stacks that run without their owner: how they are, and their end.
 
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
 use serde::Serialize;
 
 use crate::error::StackError;
 use crate::files;
 use crate::home::Home;
+use crate::kind::Kind;
 use crate::postgres;
 use crate::processes;
-use crate::registry::{self, Place};
-use crate::server::{Kind, STOPPED_WITHIN};
+use crate::registry::{self, Place, Record};
+use crate::server::STOPPED_WITHIN;
 use crate::shared::Endpoints;
 
 /// How a stack is.
@@ -64,7 +68,7 @@ pub fn status(name: &str) -> Result<Option<Status>, StackError> {
 }
 
 /// Stops the stack of that name in order, and removes its data if asked to or if it was not to
-/// be kept. One that runs in the foreground of a terminal is stopped there too.
+/// be kept. The process of one in the foreground is asked to end (SIGTERM).
 pub fn down(name: &str, remove_data: bool) -> Result<(), StackError> {
     let home = Home::find()?;
     let _registry = registry::lock(&home)?;
@@ -72,13 +76,13 @@ pub fn down(name: &str, remove_data: bool) -> Result<(), StackError> {
     let Some(record) = place.record() else {
         return Err(StackError::NotUp { name: name.to_owned() });
     };
-    let mut was_up = false;
+    let mut was_up = ask_owner_to_stop(&place, &record)?;
     for kind in [Kind::Kafka, Kind::Postgres] {
         if let Some(pid) = place.running(kind) {
             was_up = true;
             let folder = place.server(kind);
             processes::signal(pid, kind.signal_in_order())?;
-            processes::signal(pid, rustix::process::Signal::CONT)?;
+            processes::signal(pid, Signal::CONT)?;
             if !processes::gone_within(STOPPED_WITHIN, pid, &folder) {
                 processes::stop_stranger(kind, pid, &folder)?;
             }
@@ -90,4 +94,18 @@ pub fn down(name: &str, remove_data: bool) -> Result<(), StackError> {
         return Err(StackError::NotUp { name: name.to_owned() });
     }
     Ok(())
+}
+
+/// Whether there was an owner to ask. Returns when it is gone, or after a while.
+fn ask_owner_to_stop(place: &Place, record: &Record) -> Result<bool, StackError> {
+    // The servers' own time to stop, one after the other.
+    let deadline = Instant::now() + 2 * STOPPED_WITHIN;
+    if place.try_own()?.is_some() {
+        return Ok(false);
+    }
+    processes::signal(record.owner_pid, Signal::TERM)?;
+    while Instant::now() < deadline && place.path().exists() && place.try_own()?.is_none() {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(true)
 }

@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 
-use crate::server::Kind;
+use crate::kind::Kind;
 
 /// Why a stack could not be started, stopped or used.
 #[derive(Debug, thiserror::Error)]
@@ -67,6 +67,14 @@ pub enum StackError {
          `postgres` to run it as. Start again as an ordinary user."
     )]
     NoUnprivilegedUser,
+    /// As root, PostgreSQL runs under another account, and that one has no way to the folder.
+    #[error(
+        "as root, PostgreSQL runs under another account, which cannot reach {folder}: a folder \
+         above it is closed to others.\nSet LOCAL_STACK_HOME to a folder that is open to others, \
+         or start again as an ordinary user.",
+        folder = .0.display()
+    )]
+    Unreachable(PathBuf),
     /// Something else listens on the port that was asked for.
     #[error("{}", crate::ports::busy_message(*server, *port))]
     PortBusy {

@@ -17,13 +17,13 @@ impl Home {
     /// As root, PostgreSQL runs under another account. Where that account cannot reach the target
     /// folder (a clone in root's own home), a folder of the system's temporary one is used.
     pub(crate) fn find() -> Result<Home, StackError> {
-        let home = match env::var_os("LOCAL_STACK_HOME") {
+        let chosen = match env::var_os("LOCAL_STACK_HOME") {
             Some(path) => std::path::absolute(&path)
                 .map_err(|source| StackError::Io { doing: "LOCAL_STACK_HOME".into(), source })?,
-            None => reachable(target_folder().join("local-stack")),
+            None => by_default(),
         };
-        files::create_folder(&home)?;
-        Ok(Home(home))
+        files::create_folder(&chosen)?;
+        if is_reachable(&chosen) { Ok(Home(chosen)) } else { Err(StackError::Unreachable(chosen)) }
     }
 
     pub(crate) fn dist(&self) -> PathBuf {
@@ -49,8 +49,9 @@ fn target_folder() -> PathBuf {
     }
 }
 
-fn reachable(home: PathBuf) -> PathBuf {
-    if !rustix::process::geteuid().is_root() || files::open_to_others(&home) {
+fn by_default() -> PathBuf {
+    let home = target_folder().join("local-stack");
+    if is_reachable(&home) {
         return home;
     }
     let elsewhere = env::temp_dir().join("local-stack-root");
@@ -61,4 +62,8 @@ fn reachable(home: PathBuf) -> PathBuf {
         elsewhere.display()
     ));
     elsewhere
+}
+
+fn is_reachable(home: &Path) -> bool {
+    !rustix::process::geteuid().is_root() || files::open_to_others(home)
 }

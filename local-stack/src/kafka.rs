@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use crate::dist::Dist;
 use crate::error::{IoContext, StackError};
 use crate::files;
+use crate::kind::Kind;
 use crate::log;
-use crate::server::{Kind, Launch, Server};
+use crate::server::{Launch, Server};
 
 /// What differs between brokers.
 #[derive(Debug)]

@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::ops::Range;
 
 use crate::error::StackError;
-use crate::server::Kind;
+use crate::kind::Kind;
 
 /// Below the range that Linux and macOS give to outgoing connections: a client that keeps
 /// connecting to a stopped server would otherwise now and then be given that very port, connect

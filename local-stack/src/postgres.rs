@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use crate::dist::Dist;
 use crate::error::{IoContext, StackError};
 use crate::files;
-use crate::server::{Kind, Launch, Server};
+use crate::kind::Kind;
+use crate::server::{Launch, Server};
 use crate::user::{self, User};
 
 /// Name of the superuser, its password, and the database.

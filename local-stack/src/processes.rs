@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
 use crate::error::StackError;
-use crate::server::Kind;
+use crate::kind::Kind;
 
 /// Sends a signal. A process that is gone already is fine.
 pub(crate) fn signal(pid: u32, signal: Signal) -> Result<(), StackError> {
@@ -83,11 +83,14 @@ mod tests {
     #[test]
     fn a_process_number_counts_only_with_the_folder_it_works_on() {
         let mut child = std::process::Command::new("sh")
-            .args(["-c", "read wait; : /some/folder"])
+            .args(["-c", "echo started; read wait; : /some/folder"])
             .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
             .spawn()
             .unwrap();
         let pid = child.id();
+        // Its command line is not there at once.
+        std::io::Read::read(child.stdout.as_mut().unwrap(), &mut [0]).unwrap();
         assert!(works_on(pid, Path::new("/some/folder")));
         assert!(!works_on(pid, Path::new("/other/folder")));
         child.kill().unwrap();

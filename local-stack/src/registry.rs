@@ -13,11 +13,12 @@ use serde::{Deserialize, Serialize};
 use crate::error::{IoContext, StackError};
 use crate::files;
 use crate::home::Home;
+use crate::kind::Kind;
 use crate::options::Options;
 use crate::ports;
 use crate::processes;
 use crate::progress;
-use crate::server::{Kind, recorded_pid};
+use crate::server::recorded_pid;
 
 /// `stack.json`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -88,7 +89,7 @@ impl Place {
     }
 
     /// The owner's lock; `None` while somebody else has it.
-    fn try_own(&self) -> Result<Option<File>, StackError> {
+    pub(crate) fn try_own(&self) -> Result<Option<File>, StackError> {
         let path = self.0.join("lock");
         let lock = File::create(&path).doing("cannot create", &path)?;
         match lock.try_lock() {

@@ -1,7 +1,6 @@
 //! One server as a child process: started until ready, stopped, killed, frozen, started again.
 
 use std::ffi::OsString;
-use std::fmt;
 use std::fs::OpenOptions;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -12,6 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use crate::error::{IoContext, StackError};
+use crate::kind::Kind;
 use crate::log;
 use crate::ports;
 use crate::processes;
@@ -23,57 +23,6 @@ const READY_WITHIN: Duration = Duration::from_secs(90);
 /// How long an orderly stop may take before it becomes a kill.
 pub(crate) const STOPPED_WITHIN: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(20);
-
-/// Which of the two servers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// The broker.
-    Kafka,
-    /// The database.
-    Postgres,
-}
-
-impl Kind {
-    pub(crate) fn port_flag(self) -> &'static str {
-        match self {
-            Kind::Kafka => "--kafka-port",
-            Kind::Postgres => "--postgres-port",
-        }
-    }
-
-    /// For an end without farewell. PostgreSQL's own immediate shutdown, other than SIGKILL,
-    /// takes its backends and shared memory along.
-    pub(crate) fn signal_at_once(self) -> Signal {
-        match self {
-            Kind::Kafka => Signal::KILL,
-            Kind::Postgres => Signal::QUIT,
-        }
-    }
-
-    pub(crate) fn signal_name_at_once(self) -> &'static str {
-        match self {
-            Kind::Kafka => "KILL",
-            Kind::Postgres => "QUIT",
-        }
-    }
-
-    /// For an orderly stop that does not wait for clients.
-    pub(crate) fn signal_in_order(self) -> Signal {
-        match self {
-            Kind::Kafka => Signal::TERM,
-            Kind::Postgres => Signal::INT,
-        }
-    }
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Kind::Kafka => "Kafka",
-            Kind::Postgres => "PostgreSQL",
-        })
-    }
-}
 
 /// What to run.
 #[derive(Debug)]

@@ -8,11 +8,12 @@ use crate::error::StackError;
 use crate::files;
 use crate::home::Home;
 use crate::kafka;
+use crate::kind::Kind;
 use crate::options::Options;
 use crate::postgres::{self, Postgres};
 use crate::progress;
 use crate::registry::{self, Claim};
-use crate::server::{Kind, Server};
+use crate::server::Server;
 use crate::shared::Endpoints;
 
 /// A Kafka broker and a PostgreSQL server that run as children of this process.

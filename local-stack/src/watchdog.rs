@@ -9,7 +9,7 @@ use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
 
 use crate::error::{IoContext, StackError};
-use crate::server::Kind;
+use crate::kind::Kind;
 
 /// While this lives, the end of our process ends the server. Dropping it calls it off.
 #[derive(Debug)]
