@@ -65,10 +65,9 @@ impl<B> Batch<B> {
                 let Identity { id, fingerprint, event_type } =
                     identity::identify(&record, topic_id);
                 let (content, slot) = match decoder.decode(&record) {
-                    Ok(Decoded::Message(body)) => (
-                        Content::Usable,
-                        Slot::Usable(Message { id, event_type, body, record }),
-                    ),
+                    Ok(Decoded::Message(body)) => {
+                        (Content::Usable, Slot::Usable(Message { id, event_type, body, record }))
+                    }
                     Ok(Decoded::Skip) => (Content::Skip, Slot::Other { record, event_type }),
                     Err(poison) => (
                         Content::Doomed(Verdict::new(
@@ -105,7 +104,10 @@ impl<B> Batch<B> {
 pub(crate) enum PieceEnd {
     Committed(Committed),
     /// The handler wants this message later. Nothing was kept.
-    Retry { index: usize, reason: String },
+    Retry {
+        index: usize,
+        reason: String,
+    },
 }
 
 /// Why one transaction over a piece of a batch failed.
@@ -195,10 +197,9 @@ pub(crate) async fn run_piece<H: Handler>(
         .iter()
         .zip(range.clone())
         .map(|(item, index)| match plan.verdict(index) {
-            Some(verdict) => Candidate {
-                content: Content::Doomed(verdict.clone()),
-                ..item.candidate.clone()
-            },
+            Some(verdict) => {
+                Candidate { content: Content::Doomed(verdict.clone()), ..item.candidate.clone() }
+            }
             None => item.candidate.clone(),
         })
         .collect();
@@ -296,15 +297,15 @@ pub(crate) async fn run_piece<H: Handler>(
         .collect();
 
     let next_offset = offsets.last().map_or(0, |last| last + 1);
-    let finished = claimed
-        .finish(&rejected, &dead, &outgoing, setting.dlq_topic, next_offset, counts)
-        .await?;
+    let finished =
+        claimed.finish(&rejected, &dead, &outgoing, setting.dlq_topic, next_offset, counts).await?;
     let database_next = finished.database_next;
-    finished
-        .commit()
-        .await
-        .map(PieceEnd::Committed)
-        .map_err(|error| PieceError::Commit { error, next_offset, database_next, counts })
+    finished.commit().await.map(PieceEnd::Committed).map_err(|error| PieceError::Commit {
+        error,
+        next_offset,
+        database_next,
+        counts,
+    })
 }
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {

@@ -191,8 +191,7 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Engine<H, D> {
 }
 
 fn summary(totals: &Totals) -> Summary {
-    let (applied, duplicates) =
-        (totals.applied.load(Relaxed), totals.duplicates.load(Relaxed));
+    let (applied, duplicates) = (totals.applied.load(Relaxed), totals.duplicates.load(Relaxed));
     let (dead_lettered, skipped) =
         (totals.dead_lettered.load(Relaxed), totals.skipped.load(Relaxed));
     let events = applied + duplicates + dead_lettered + skipped;
@@ -253,7 +252,8 @@ async fn prepare_database(
         let found = tokio::task::spawn_blocking(move || log_starts(&facts, &topic))
             .await
             .map_err(|error| EngineError::Client(error.to_string()))??;
-        let (topic_id, starts) = found.ok_or_else(|| EngineError::TopicMissing(config.topic.clone()))?;
+        let (topic_id, starts) =
+            found.ok_or_else(|| EngineError::TopicMissing(config.topic.clone()))?;
         position::register(&mut connection, &config.group, &config.topic, &topic_id, &starts)
             .await?;
     }

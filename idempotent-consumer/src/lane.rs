@@ -329,7 +329,9 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
             Ok(count) => {
                 tracing::warn!(partition = %self.label, count, "ended a frozen lane of this partition");
             }
-            Err(error) => tracing::warn!(partition = %self.label, %error, "looking for a frozen lane"),
+            Err(error) => {
+                tracing::warn!(partition = %self.label, %error, "looking for a frozen lane")
+            }
         }
     }
 
@@ -408,8 +410,7 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
                     },
                 };
                 let limit = shared.config.handler_timeout * 2 + Duration::from_secs(30);
-                let piece =
-                    run_piece(&mut connection, &setting, &batch, &plan, step.range.clone());
+                let piece = run_piece(&mut connection, &setting, &batch, &plan, step.range.clone());
                 tokio::time::timeout(limit, piece).await
             };
             let Ok(ended) = ended else {
@@ -632,13 +633,15 @@ fn delay(backoff: &Backoff, failures: u32) -> Duration {
 /// The same for every lane of this group and partition, in whatever process, and for no other:
 /// a frozen one is found by it. PostgreSQL cuts names at 63 bytes.
 fn application_name(lane: &LaneName) -> String {
-    let digest = crate::identity::fingerprint(
-        Some(&lane.group),
-        Some(lane.topic.as_bytes()),
-        None,
-    );
+    let digest = crate::identity::fingerprint(Some(&lane.group), Some(lane.topic.as_bytes()), None);
     let short = u64::from_be_bytes([
-        digest.0[1], digest.0[2], digest.0[3], digest.0[4], digest.0[5], digest.0[6], digest.0[7],
+        digest.0[1],
+        digest.0[2],
+        digest.0[3],
+        digest.0[4],
+        digest.0[5],
+        digest.0[6],
+        digest.0[7],
         digest.0[8],
     ]);
     format!("idempotent-consumer lane {short:016x} {}", lane.partition)

@@ -1,5 +1,7 @@
 //! Exactly-once effects in PostgreSQL for messages from Kafka.
 
+pub mod audit;
+pub mod accept;
 mod batch;
 #[cfg(feature = "cli")]
 pub mod cli;

@@ -13,9 +13,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio_util::sync::CancellationToken;
 
 use crate::health::Health;
-use crate::kafka::publisher::{
-    Delivery, DeliveryError, Publication, Publisher, PublisherOptions,
-};
+use crate::kafka::publisher::{Delivery, DeliveryError, Publication, Publisher, PublisherOptions};
 use crate::kafka::settings::KafkaSettings;
 use crate::store::connect::connect;
 use crate::store::outbox::{self, OutboxRow};
@@ -100,8 +98,15 @@ impl Relay {
                 sleep(cancel, IDLE).await;
                 continue;
             }
-            self.publish(&mut connection, &publisher, &mut deliveries, rows, cancel, &mut leased_at)
-                .await?;
+            self.publish(
+                &mut connection,
+                &publisher,
+                &mut deliveries,
+                rows,
+                cancel,
+                &mut leased_at,
+            )
+            .await?;
         }
         outbox::give_lease_back(&mut connection, &self.holder).await?;
         Ok(())

@@ -1,1 +1,13 @@
-//! To be written.
+//! The order consumer: the effects of order events as a handler, and a command line around the
+//! engine. The engine itself is the library `idempotent_consumer`.
+
+mod accept;
+pub mod cli;
+mod decoder;
+mod handler;
+mod http;
+mod migrate;
+mod run;
+
+pub use decoder::{OrderDecoder, UnknownType};
+pub use handler::OrderHandler;

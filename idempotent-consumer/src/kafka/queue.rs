@@ -75,11 +75,8 @@ impl PartitionQueue {
             if left.is_zero() {
                 return false;
             }
-            inner = self
-                .emptied
-                .wait_timeout(inner, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+            inner =
+                self.emptied.wait_timeout(inner, left).unwrap_or_else(PoisonError::into_inner).0;
         }
         true
     }

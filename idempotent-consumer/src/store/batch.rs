@@ -1,7 +1,6 @@
 //! The transaction of a batch, as types: a claim before any effect, progress before the commit,
 //! and a commit before the offset. Each step gives the next.
 
-
 use sqlx::{Connection, PgConnection, Postgres, Row, Transaction};
 use uuid::Uuid;
 
@@ -292,4 +291,3 @@ pub(crate) struct Committed {
     /// What the messages came to.
     pub counts: Counts,
 }
-

@@ -84,7 +84,10 @@ pub(crate) async fn take_over(
     .fetch_optional(connection)
     .await?;
     row.map(|row| {
-        Ok(Progress { topic_id: row.try_get("topic_id")?, next_offset: row.try_get("next_offset")? })
+        Ok(Progress {
+            topic_id: row.try_get("topic_id")?,
+            next_offset: row.try_get("next_offset")?,
+        })
     })
     .transpose()
 }
@@ -252,4 +255,24 @@ pub(crate) async fn end_older_lanes(
     .fetch_all(connection)
     .await?;
     Ok(ended.len())
+}
+
+/// `(partition, topic_id, next_offset)` of every partition of the topic that has a row.
+pub(crate) async fn all_with_topic(
+    connection: &mut PgConnection,
+    group: &str,
+    topic: &str,
+) -> Result<Vec<(i32, String, i64)>, sqlx::Error> {
+    sqlx::query_as(
+        r"
+        SELECT partition, topic_id, next_offset
+          FROM partition_progress
+         WHERE consumer_group = $1 AND topic = $2
+         ORDER BY partition
+        ",
+    )
+    .bind(group)
+    .bind(topic)
+    .fetch_all(connection)
+    .await
 }

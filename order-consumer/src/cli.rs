@@ -1,0 +1,185 @@
+//! The command line: what each command takes, and what its ends mean.
+
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use idempotent_consumer::KafkaSettings;
+use idempotent_consumer::cli::KafkaArgs;
+use sqlx::PgPool;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use tracing_subscriber::EnvFilter;
+
+use crate::{accept, migrate, run};
+
+/// Applies order events from Kafka to PostgreSQL, each exactly once, and proves it
+#[derive(Parser)]
+#[command(
+    name = "order-consumer",
+    version,
+    after_help = "\
+Every option is also a variable, shown with it. Data goes to stdout, progress and logs to stderr
+(RUST_LOG sets how much). Exit codes: 0 done, 1 failed, 2 wrong use, 3 verification found a
+violation."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Consume and apply events until stopped
+    Run(run::RunArgs),
+    /// Bring the database's tables up to this version
+    Migrate(migrate::MigrateArgs),
+    /// Let a stopped partition begin again, after its topic was created anew or cut short
+    Accept(accept::AcceptArgs),
+}
+
+/// The database.
+#[derive(Args, Clone)]
+pub struct DatabaseArgs {
+    /// PostgreSQL, as postgres://user:password@host:port/database
+    #[arg(
+        long,
+        env = "DATABASE_URL",
+        default_value = "postgres://orders:orders@localhost:5432/orders",
+        value_name = "URL",
+        hide_env_values = true
+    )]
+    pub database_url: String,
+}
+
+/// The topics and the group.
+#[derive(Args, Clone)]
+pub struct TopicArgs {
+    /// Topic to consume
+    #[arg(long, env = "ORDERS_TOPIC", default_value = "orders", hide_env_values = true)]
+    pub topic: String,
+
+    /// Topic for copies of dead letters
+    #[arg(long, env = "ORDERS_DLQ_TOPIC", default_value = "orders.dlq", hide_env_values = true)]
+    pub dlq_topic: String,
+
+    /// Consumer group, and scope of the claims
+    #[arg(
+        short,
+        long,
+        env = "CONSUMER_GROUP",
+        default_value = "order-consumer",
+        hide_env_values = true
+    )]
+    pub group: String,
+}
+
+/// How results are printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people
+    #[default]
+    Table,
+    /// One JSON text
+    Json,
+    /// One JSON text a line
+    Jsonl,
+}
+
+/// How results are printed, as an argument.
+#[derive(Args, Clone, Copy)]
+pub struct OutputArgs {
+    /// How results are printed
+    #[arg(
+        short,
+        long,
+        env = "ORDER_CONSUMER_OUTPUT",
+        default_value = "table",
+        value_name = "FORMAT",
+        hide_env_values = true
+    )]
+    pub output: Format,
+}
+
+/// A command line that parses but asks for something impossible: exit code 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}\n\nFor more information, try '--help'.")]
+pub(crate) struct WrongUse(pub(crate) String);
+
+impl DatabaseArgs {
+    fn options(&self) -> anyhow::Result<PgConnectOptions> {
+        self.database_url.parse::<PgConnectOptions>().map_err(|error| {
+            // The URL holds a password, so it is not repeated.
+            WrongUse(format!(
+                "--database-url is not a URL of the form postgres://user:password@host:port/database: {error}"
+            ))
+            .into()
+        })
+    }
+
+    /// A pool, once a first connection has been made.
+    pub(crate) async fn pool(&self) -> anyhow::Result<PgPool> {
+        let options = self.options()?.application_name("order-consumer");
+        let place = format!("{}:{}", options.get_host(), options.get_port());
+        PgPoolOptions::new()
+            .max_connections(4)
+            .acquire_timeout(std::time::Duration::from_secs(10))
+            .connect_with(options)
+            .await
+            .with_context(|| {
+                format!(
+                    "no connection to PostgreSQL at {place}; is it running, and are --database-url \
+                     or DATABASE_URL right?"
+                )
+            })
+    }
+}
+
+/// The settings of `-b` and `-X`; a wrong one is wrong use.
+pub(crate) fn kafka_settings(args: &KafkaArgs) -> anyhow::Result<KafkaSettings> {
+    args.settings().map_err(|error| WrongUse(error.to_string()).into())
+}
+
+/// Runs the command that the process was started with.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let code = u8::try_from(error.exit_code()).unwrap_or(2);
+            // Nowhere to complain to if this fails.
+            let _ = error.print();
+            return ExitCode::from(code);
+        }
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(
+            std::env::var_os("NO_COLOR").is_none()
+                && std::io::IsTerminal::is_terminal(&std::io::stderr()),
+        )
+        .init();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: cannot start the runtime: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let done = runtime.block_on(async {
+        match cli.command {
+            Command::Run(args) => run::run(args).await,
+            Command::Migrate(args) => migrate::run(args).await,
+            Command::Accept(args) => accept::run(args).await,
+        }
+    });
+    // A transaction or a broker that hangs must not keep a process that is done.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    match done {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(if error.is::<WrongUse>() { 2 } else { 1 })
+        }
+    }
+}

@@ -1,0 +1,379 @@
+//! The effects of order events: `orders` and `customer_totals`.
+//!
+//! A batch takes four statements at most, whatever its size: read the orders it names, insert the
+//! new ones, update the changed ones, add to the totals. What happens in between is a pure
+//! function over the events in their order.
+
+use std::collections::{BTreeMap, HashMap};
+
+use idempotent_consumer::failure::FailureClass;
+use idempotent_consumer::{Answer, Context, Handler, HandlerError, Message};
+use order_events::{OrderContent, OrderEvent, Rejection, Status};
+use sqlx::types::Json;
+use sqlx::types::time::OffsetDateTime;
+use sqlx::{PgConnection, Row};
+use uuid::Uuid;
+
+/// Applies order events.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OrderHandler;
+
+impl Handler for OrderHandler {
+    type Body = OrderEvent;
+
+    async fn handle(
+        &self,
+        context: &mut Context<'_>,
+        batch: &[&Message<OrderEvent>],
+    ) -> Result<Vec<Answer>, HandlerError> {
+        let connection = context.connection();
+        let mut effects =
+            Effects { orders: read_orders(connection, batch).await?, ..Effects::default() };
+        let answers = batch
+            .iter()
+            .map(|message| match effects.apply(&message.body, message.id.0) {
+                Ok(()) => Answer::Applied,
+                Err(rejection) => Answer::rejected(rejection.code(), rejection.to_string()),
+            })
+            .collect();
+        effects.write(connection).await?;
+        Ok(answers)
+    }
+}
+
+/// An order as the batch leaves it.
+#[derive(Clone, Debug, PartialEq)]
+struct Order {
+    customer_id: String,
+    status: Status,
+    currency: String,
+    total_cents: i64,
+    items: serde_json::Value,
+    placed_at: OffsetDateTime,
+    last_message_id: Uuid,
+    change: Change,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Change {
+    None,
+    Updated,
+    Inserted,
+}
+
+/// What a batch does, before it is written.
+#[derive(Debug, Default)]
+struct Effects {
+    orders: HashMap<Uuid, Order>,
+    /// Orders and cents to add, by customer and currency; in order, so that two transactions
+    /// lock the same rows in the same order.
+    totals: BTreeMap<(String, String), (i64, i64)>,
+}
+
+impl Effects {
+    fn apply(&mut self, event: &OrderEvent, message_id: Uuid) -> Result<(), Rejection> {
+        let current = self.orders.get(&event.order_id());
+        if current.is_some_and(|order| order.customer_id != event.customer_id().as_str()) {
+            return Err(Rejection::CustomerMismatch);
+        }
+        if let (Some(order), OrderEvent::Placed(content)) = (current, event)
+            && order.has(content)
+        {
+            return Ok(());
+        }
+        let status = Status::apply(current.map(|order| order.status), event.kind())?;
+        let before = current.cloned();
+        let change = match &before {
+            Some(Order { change: Change::None | Change::Updated, .. }) => Change::Updated,
+            None | Some(Order { change: Change::Inserted, .. }) => Change::Inserted,
+        };
+        let after = match (event.content(), &before) {
+            (Some(content), _) => Order::of(content, status, message_id, change),
+            (None, Some(before)) => {
+                Order { status, last_message_id: message_id, change, ..before.clone() }
+            }
+            (None, None) => return Err(Rejection::OrderNotFound),
+        };
+        if let Some(before) = before.filter(Order::counts) {
+            self.add_to_total(&before, -1);
+        }
+        if after.counts() {
+            self.add_to_total(&after, 1);
+        }
+        self.orders.insert(event.order_id(), after);
+        Ok(())
+    }
+
+    fn add_to_total(&mut self, order: &Order, sign: i64) {
+        let key = (order.customer_id.clone(), order.currency.clone());
+        let total = self.totals.entry(key).or_default();
+        total.0 += sign;
+        // Bounded: a batch has some thousand orders of 10^14 cents at most each.
+        total.1 = total.1.saturating_add(sign * order.total_cents);
+    }
+
+    async fn write(self, connection: &mut PgConnection) -> Result<(), HandlerError> {
+        let changed = |change| {
+            let mut orders: Vec<(&Uuid, &Order)> =
+                self.orders.iter().filter(|(_, order)| order.change == change).collect();
+            orders.sort_by_key(|(id, _)| **id);
+            orders
+        };
+        insert_orders(connection, &changed(Change::Inserted)).await?;
+        update_orders(connection, &changed(Change::Updated)).await?;
+        add_totals(connection, &self.totals).await?;
+        Ok(())
+    }
+}
+
+impl Order {
+    fn of(content: &OrderContent, status: Status, message_id: Uuid, change: Change) -> Self {
+        Self {
+            customer_id: content.customer_id().as_str().to_owned(),
+            status,
+            currency: content.currency().as_str().to_owned(),
+            total_cents: content.total().get(),
+            items: items_of(content),
+            placed_at: content.placed_at(),
+            last_message_id: message_id,
+            change,
+        }
+    }
+
+    /// Whether it is in its customer's total.
+    fn counts(&self) -> bool {
+        self.status != Status::Cancelled
+    }
+
+    fn has(&self, content: &OrderContent) -> bool {
+        self.currency == content.currency().as_str()
+            && self.total_cents == content.total().get()
+            && stored_micros(self.placed_at) == stored_micros(content.placed_at())
+            && self.items == items_of(content)
+    }
+}
+
+/// The items as the column holds them.
+pub(crate) fn items_of(content: &OrderContent) -> serde_json::Value {
+    content
+        .items()
+        .iter()
+        .map(|item| {
+            serde_json::json!({
+                "sku": item.sku().as_str(),
+                "quantity": item.quantity(),
+                "unit_price_cents": item.unit_price().get(),
+            })
+        })
+        .collect()
+}
+
+/// Microseconds since 2000, all that the database keeps of a time.
+pub(crate) fn stored_micros(time: OffsetDateTime) -> i128 {
+    const POSTGRES_EPOCH: OffsetDateTime = time::macros::datetime!(2000-01-01 00:00 UTC);
+    (time - POSTGRES_EPOCH).whole_microseconds()
+}
+
+async fn read_orders(
+    connection: &mut PgConnection,
+    batch: &[&Message<OrderEvent>],
+) -> Result<HashMap<Uuid, Order>, sqlx::Error> {
+    let ids: Vec<Uuid> = batch.iter().map(|message| message.body.order_id()).collect();
+    let rows = sqlx::query(
+        r"
+        SELECT order_id, customer_id, status, currency, total_cents, items, placed_at,
+               last_message_id
+          FROM orders
+         WHERE order_id = ANY($1)
+         ORDER BY order_id
+           FOR UPDATE
+        ",
+    )
+    .bind(&ids)
+    .fetch_all(connection)
+    .await?;
+    rows.into_iter()
+        .map(|row| {
+            let Json(items) = row.try_get("items")?;
+            let status: String = row.try_get("status")?;
+            let order = Order {
+                customer_id: row.try_get("customer_id")?,
+                status: Status::from_name(&status)
+                    .ok_or_else(|| sqlx::Error::Decode(format!("orders.status {status}").into()))?,
+                currency: row.try_get("currency")?,
+                total_cents: row.try_get("total_cents")?,
+                items,
+                placed_at: row.try_get("placed_at")?,
+                last_message_id: row.try_get("last_message_id")?,
+                change: Change::None,
+            };
+            Ok((row.try_get("order_id")?, order))
+        })
+        .collect()
+}
+
+async fn insert_orders(
+    connection: &mut PgConnection,
+    orders: &[(&Uuid, &Order)],
+) -> Result<(), HandlerError> {
+    if orders.is_empty() {
+        return Ok(());
+    }
+    let inserted = sqlx::query(
+        r"
+        INSERT INTO orders
+               (order_id, customer_id, status, currency, total_cents, items, placed_at,
+                last_message_id)
+        SELECT *
+          FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::jsonb[],
+                      $7::timestamptz[], $8::uuid[])
+            ON CONFLICT (order_id) DO NOTHING
+        ",
+    )
+    .bind(orders.iter().map(|(id, _)| **id).collect::<Vec<_>>())
+    .bind(orders.iter().map(|(_, o)| o.customer_id.as_str()).collect::<Vec<_>>())
+    .bind(orders.iter().map(|(_, o)| o.status.as_str()).collect::<Vec<_>>())
+    .bind(orders.iter().map(|(_, o)| o.currency.as_str()).collect::<Vec<_>>())
+    .bind(orders.iter().map(|(_, o)| o.total_cents).collect::<Vec<_>>())
+    .bind(orders.iter().map(|(_, o)| &o.items).collect::<Vec<_>>())
+    .bind(orders.iter().map(|(_, o)| o.placed_at).collect::<Vec<_>>())
+    .bind(orders.iter().map(|(_, o)| o.last_message_id).collect::<Vec<_>>())
+    .execute(connection)
+    .await?
+    .rows_affected();
+    if inserted == orders.len() as u64 {
+        return Ok(());
+    }
+    // Another partition's transaction has placed one of them since we looked: two customers, one
+    // order id. Look again.
+    Err(HandlerError::with_class(
+        FailureClass::Infrastructure,
+        "an order appeared while it was being placed",
+    ))
+}
+
+async fn update_orders(
+    connection: &mut PgConnection,
+    orders: &[(&Uuid, &Order)],
+) -> Result<(), sqlx::Error> {
+    if orders.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        r"
+        UPDATE orders
+           SET status = changed.status,
+               currency = changed.currency,
+               total_cents = changed.total_cents,
+               items = changed.items,
+               placed_at = changed.placed_at,
+               last_message_id = changed.last_message_id,
+               updated_at = now()
+          FROM unnest($1::uuid[], $2::text[], $3::text[], $4::bigint[], $5::jsonb[],
+                      $6::timestamptz[], $7::uuid[])
+               AS changed (order_id, status, currency, total_cents, items, placed_at,
+                           last_message_id)
+         WHERE orders.order_id = changed.order_id
+        ",
+    )
+    .bind(orders.iter().map(|(id, _)| **id).collect::<Vec<_>>())
+    .bind(orders.iter().map(|(_, o)| o.status.as_str()).collect::<Vec<_>>())
+    .bind(orders.iter().map(|(_, o)| o.currency.as_str()).collect::<Vec<_>>())
+    .bind(orders.iter().map(|(_, o)| o.total_cents).collect::<Vec<_>>())
+    .bind(orders.iter().map(|(_, o)| &o.items).collect::<Vec<_>>())
+    .bind(orders.iter().map(|(_, o)| o.placed_at).collect::<Vec<_>>())
+    .bind(orders.iter().map(|(_, o)| o.last_message_id).collect::<Vec<_>>())
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+async fn add_totals(
+    connection: &mut PgConnection,
+    totals: &BTreeMap<(String, String), (i64, i64)>,
+) -> Result<(), sqlx::Error> {
+    let totals: Vec<_> =
+        totals.iter().filter(|(_, (orders, cents))| (*orders, *cents) != (0, 0)).collect();
+    if totals.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        r"
+        INSERT INTO customer_totals (customer_id, currency, orders, spent_cents)
+        SELECT *
+          FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[])
+            ON CONFLICT (customer_id, currency) DO UPDATE
+           SET orders = customer_totals.orders + excluded.orders,
+               spent_cents = customer_totals.spent_cents + excluded.spent_cents
+        ",
+    )
+    .bind(totals.iter().map(|((customer, _), _)| customer.as_str()).collect::<Vec<_>>())
+    .bind(totals.iter().map(|((_, currency), _)| currency.as_str()).collect::<Vec<_>>())
+    .bind(totals.iter().map(|(_, (orders, _))| *orders).collect::<Vec<_>>())
+    .bind(totals.iter().map(|(_, (_, cents))| *cents).collect::<Vec<_>>())
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use order_events::{Cents, Currency, CustomerId, Item, Sku, StatusChange};
+
+    fn content(order: u128, currency: &str, quantity: i64) -> OrderContent {
+        OrderContent::new(
+            Uuid::from_u128(order),
+            CustomerId::new("c-1").unwrap(),
+            Currency::new(currency).unwrap(),
+            vec![Item::new(Sku::new("TEA-1").unwrap(), quantity, Cents::new(450)).unwrap()],
+            time::macros::datetime!(2026-01-03 10:00 UTC),
+        )
+        .unwrap()
+    }
+
+    fn change(order: u128, customer: &str) -> StatusChange {
+        StatusChange {
+            order_id: Uuid::from_u128(order),
+            customer_id: CustomerId::new(customer).unwrap(),
+            reason: None,
+        }
+    }
+
+    fn total(effects: &Effects, currency: &str) -> (i64, i64) {
+        effects.totals.get(&("c-1".to_owned(), currency.to_owned())).copied().unwrap_or_default()
+    }
+
+    #[test]
+    fn totals_follow_an_order_through_amendment_and_cancellation() {
+        let mut effects = Effects::default();
+        let mut apply = |event| effects.apply(&event, Uuid::nil()).unwrap();
+        apply(OrderEvent::Placed(content(1, "EUR", 2)));
+        apply(OrderEvent::Amended(content(1, "EUR", 3)));
+        apply(OrderEvent::Amended(content(1, "USD", 1)));
+        assert_eq!(total(&effects, "EUR"), (0, 0));
+        assert_eq!(total(&effects, "USD"), (1, 450));
+        effects.apply(&OrderEvent::Cancelled(change(1, "c-1")), Uuid::nil()).unwrap();
+        assert_eq!(total(&effects, "USD"), (0, 0));
+    }
+
+    #[test]
+    fn an_equal_order_placed_again_has_no_effect_and_another_content_is_rejected() {
+        let mut effects = Effects::default();
+        effects.apply(&OrderEvent::Placed(content(1, "EUR", 2)), Uuid::nil()).unwrap();
+        let again = OrderEvent::Placed(content(1, "EUR", 2));
+        effects.apply(&again, Uuid::from_u128(7)).unwrap();
+        assert_eq!(total(&effects, "EUR"), (1, 900));
+        assert_eq!(effects.orders[&Uuid::from_u128(1)].last_message_id, Uuid::nil());
+        let other = OrderEvent::Placed(content(1, "EUR", 3));
+        assert_eq!(effects.apply(&other, Uuid::nil()), Err(Rejection::OrderExists));
+    }
+
+    #[test]
+    fn an_event_that_names_another_customer_is_rejected() {
+        let mut effects = Effects::default();
+        effects.apply(&OrderEvent::Placed(content(1, "EUR", 2)), Uuid::nil()).unwrap();
+        let paid = OrderEvent::Paid(change(1, "c-2"));
+        assert_eq!(effects.apply(&paid, Uuid::nil()), Err(Rejection::CustomerMismatch));
+    }
+}

@@ -1,0 +1,61 @@
+//! `/livez`, `/readyz` and `/metrics`, for orchestrators and Prometheus.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use axum::Router;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Json};
+use axum::routing::get;
+use idempotent_consumer::Health;
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+/// Answers until `stop` fires.
+///
+/// # Errors
+/// The address is taken.
+pub(crate) async fn serve(
+    listen: SocketAddr,
+    health: Arc<Health>,
+    stop: CancellationToken,
+) -> anyhow::Result<tokio::task::JoinHandle<()>> {
+    let metrics = PrometheusBuilder::new()
+        .install_recorder()
+        .context("cannot install the metrics recorder")?;
+    let listener = TcpListener::bind(listen).await.with_context(|| {
+        format!(
+            "cannot listen on {listen}; another consumer on this machine? give each its own \
+             --listen address, or port 0 for any"
+        )
+    })?;
+    tracing::info!("health and metrics on http://{}", listener.local_addr()?);
+    let app = Router::new()
+        .route("/livez", get(|| async { "alive\n" }))
+        .route("/readyz", get(move || readyz(Arc::clone(&health))))
+        .route("/metrics", get(move || render(metrics.clone())));
+    Ok(tokio::spawn(async move {
+        let stopped = async move { stop.cancelled().await };
+        if let Err(error) = axum::serve(listener, app).with_graceful_shutdown(stopped).await {
+            tracing::warn!(%error, "health and metrics");
+        }
+    }))
+}
+
+async fn readyz(health: Arc<Health>) -> impl IntoResponse {
+    let reasons: Vec<_> = health
+        .reasons()
+        .into_iter()
+        .map(|(what, why)| serde_json::json!({ "what": what, "why": why }))
+        .collect();
+    let ready = reasons.is_empty();
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(serde_json::json!({ "ready": ready, "reasons": reasons })))
+}
+
+async fn render(metrics: PrometheusHandle) -> String {
+    metrics.run_upkeep();
+    metrics.render()
+}
