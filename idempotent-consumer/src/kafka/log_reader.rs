@@ -123,10 +123,10 @@ impl LogReader {
                     }
                 }
                 // The last stable offset: whatever was below `end` has been read or is a marker.
-                Some(Err(KafkaError::PartitionEOF(partition))) => {
-                    if partition == stretch.partition {
-                        return Ok(ControlFlow::Continue(()));
-                    }
+                Some(Err(KafkaError::PartitionEOF(partition)))
+                    if partition == stretch.partition =>
+                {
+                    return Ok(ControlFlow::Continue(()));
                 }
                 Some(Err(error)) => {
                     self.check(&error, stretch)?;

@@ -2,6 +2,7 @@
 
 pub(crate) mod admin;
 pub(crate) mod facts;
+pub(crate) mod log_reader;
 pub(crate) mod owner;
 pub(crate) mod publisher;
 pub(crate) mod queue;

@@ -1,0 +1,219 @@
+//! All SQL of the audit, inside one read-only snapshot.
+
+use std::collections::{BTreeMap, HashMap};
+
+use sqlx::postgres::PgRow;
+use sqlx::{Connection, PgConnection, Postgres, Row, Transaction};
+use uuid::Uuid;
+
+use super::merge::ClaimRow;
+use super::positions::{LostRange, Outcomes, ProgressRow};
+use crate::message::{Fingerprint, MessageId};
+use crate::outcome::Outcome;
+
+/// Begins the snapshot that everything is judged by.
+pub(super) async fn begin(
+    connection: &mut PgConnection,
+) -> Result<Transaction<'_, Postgres>, sqlx::Error> {
+    let mut snapshot =
+        connection.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+    // The reader of the log may be the slower one, and the cursor is read to its end.
+    sqlx::query(
+        r"
+        SELECT set_config('statement_timeout', '0', true),
+               set_config('idle_in_transaction_session_timeout', '0', true),
+               set_config('cursor_tuple_fraction', '1', true)
+        ",
+    )
+    .execute(&mut *snapshot)
+    .await?;
+    Ok(snapshot)
+}
+
+/// Group and fingerprint version that the database's claims are of; `None` before the first run.
+pub(super) async fn scope(
+    connection: &mut PgConnection,
+) -> Result<Option<(String, i16)>, sqlx::Error> {
+    sqlx::query_as("SELECT consumer_group, fingerprint_version FROM dedup_scope")
+        .fetch_optional(connection)
+        .await
+}
+
+/// How far the database is with each partition.
+pub(super) async fn progress(
+    connection: &mut PgConnection,
+    group: &str,
+    topic: &str,
+) -> Result<Vec<ProgressRow>, sqlx::Error> {
+    sqlx::query(
+        r"
+        SELECT partition, topic_id, next_offset, applied, dead_lettered, skipped
+          FROM partition_progress
+         WHERE consumer_group = $1 AND topic = $2
+         ORDER BY partition
+        ",
+    )
+    .bind(group)
+    .bind(topic)
+    .fetch_all(connection)
+    .await?
+    .into_iter()
+    .map(|row| {
+        Ok(ProgressRow {
+            partition: row.try_get("partition")?,
+            topic_id: row.try_get("topic_id")?,
+            next_offset: row.try_get("next_offset")?,
+            counted: outcomes(&row)?,
+        })
+    })
+    .collect()
+}
+
+/// Ranges that the consumer noted as deleted before it read them.
+pub(super) async fn lost_ranges(
+    connection: &mut PgConnection,
+    group: &str,
+    topic: &str,
+) -> Result<Vec<LostRange>, sqlx::Error> {
+    let rows: Vec<(i32, i64, i64)> = sqlx::query_as(
+        r"
+        SELECT partition, from_offset, to_offset
+          FROM lost_ranges
+         WHERE consumer_group = $1 AND topic = $2
+         ORDER BY partition, from_offset
+        ",
+    )
+    .bind(group)
+    .bind(topic)
+    .fetch_all(connection)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|(partition, from_offset, to_offset)| LostRange { partition, from_offset, to_offset })
+        .collect())
+}
+
+/// Claims of the topic by partition, and how many the group has of other topics.
+pub(super) async fn count_claims(
+    connection: &mut PgConnection,
+    group: &str,
+    topic: &str,
+) -> Result<(BTreeMap<i32, Outcomes>, i64), sqlx::Error> {
+    let rows = sqlx::query(
+        r"
+        SELECT topic = $2 AS is_topic,
+               partition,
+               count(*) FILTER (WHERE outcome = 'applied') AS applied,
+               count(*) FILTER (WHERE outcome = 'dead_lettered') AS dead_lettered,
+               count(*) FILTER (WHERE outcome = 'skipped') AS skipped
+          FROM processed_messages
+         WHERE consumer_group = $1
+         GROUP BY 1, 2
+        ",
+    )
+    .bind(group)
+    .bind(topic)
+    .fetch_all(connection)
+    .await?;
+    let (mut of_topic, mut of_others) = (BTreeMap::new(), 0);
+    for row in rows {
+        let counted = outcomes(&row)?;
+        if row.try_get("is_topic")? {
+            of_topic.insert(row.try_get("partition")?, counted);
+        } else {
+            of_others += counted.applied + counted.dead_lettered + counted.skipped;
+        }
+    }
+    Ok((of_topic, of_others))
+}
+
+fn outcomes(row: &PgRow) -> Result<Outcomes, sqlx::Error> {
+    Ok(Outcomes {
+        applied: row.try_get("applied")?,
+        dead_lettered: row.try_get("dead_lettered")?,
+        skipped: row.try_get("skipped")?,
+    })
+}
+
+/// Opens the cursor that [`next_claims`] reads. A cursor rather than a stream of rows, so that
+/// ids can be looked up in the same snapshot in between.
+pub(super) async fn open_claims(
+    connection: &mut PgConnection,
+    group: &str,
+    topic: &str,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        r#"
+        DECLARE audited_claims NO SCROLL CURSOR FOR
+         SELECT message_id, "offset", batch_seq, partition, outcome, fingerprint
+           FROM processed_messages
+          WHERE consumer_group = $1 AND topic = $2
+          ORDER BY partition, "offset", message_id
+        "#,
+    )
+    .bind(group)
+    .bind(topic)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// The next claims by partition and offset; none at the end.
+pub(super) async fn next_claims(
+    connection: &mut PgConnection,
+) -> Result<Vec<ClaimRow>, sqlx::Error> {
+    sqlx::query("FETCH FORWARD 4096 FROM audited_claims")
+        .try_map(|row: PgRow| {
+            Ok(ClaimRow {
+                partition: row.try_get("partition")?,
+                offset: row.try_get("offset")?,
+                id: MessageId(row.try_get("message_id")?),
+                fingerprint: fingerprint(row.try_get("fingerprint")?),
+                outcome: outcome(row.try_get("outcome")?)?,
+                batch_seq: row.try_get("batch_seq")?,
+            })
+        })
+        .fetch_all(connection)
+        .await
+}
+
+/// Closes the cursor.
+pub(super) async fn close_claims(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::query("CLOSE audited_claims").execute(connection).await?;
+    Ok(())
+}
+
+/// Who holds these ids.
+pub(super) async fn holders(
+    connection: &mut PgConnection,
+    group: &str,
+    ids: &[Uuid],
+) -> Result<HashMap<MessageId, Fingerprint>, sqlx::Error> {
+    sqlx::query(
+        r"
+        SELECT message_id, fingerprint
+          FROM processed_messages
+         WHERE message_id = ANY($1) AND consumer_group = $2
+        ",
+    )
+    .bind(ids)
+    .bind(group)
+    .try_map(|row: PgRow| {
+        Ok((MessageId(row.try_get("message_id")?), fingerprint(row.try_get("fingerprint")?)))
+    })
+    .fetch_all(connection)
+    .await
+    .map(|rows| rows.into_iter().collect())
+}
+
+/// A fingerprint of another length is nobody's: the record at its place will say so.
+pub(super) fn fingerprint(bytes: &[u8]) -> Fingerprint {
+    Fingerprint::from_bytes(bytes).unwrap_or(Fingerprint([0; Fingerprint::LEN]))
+}
+
+fn outcome(word: &str) -> Result<Outcome, sqlx::Error> {
+    [Outcome::Applied, Outcome::DeadLettered, Outcome::Skipped]
+        .into_iter()
+        .find(|outcome| outcome.as_str() == word)
+        .ok_or_else(|| sqlx::Error::Decode(format!("the outcome {word:?} is not known").into()))
+}
