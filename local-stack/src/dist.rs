@@ -14,6 +14,7 @@ use crate::error::{IoContext, StackError};
 use crate::files;
 use crate::home::Home;
 use crate::java::Java;
+use crate::progress;
 
 const POM: &str = include_str!("../pom.xml");
 const LOG4J: &str = include_str!("../log4j2.yaml");
@@ -40,7 +41,10 @@ impl Dist {
         files::create_folder(&home.dist())?;
         let lock = home.dist().join("lock");
         let held = File::create(&lock).doing("cannot create", &lock)?;
-        held.lock().doing("cannot lock", &lock)?;
+        if held.try_lock().is_err() {
+            progress::note("another process downloads Kafka and PostgreSQL; waiting for it");
+            held.lock().doing("cannot lock", &lock)?;
+        }
         if !dist.folder.is_dir() {
             let unfinished = Dist { folder: home.dist().join("unfinished"), ..dist };
             unfinished.fill(platform)?;

@@ -67,6 +67,13 @@ pub enum StackError {
          `postgres` to run it as. Start again as an ordinary user."
     )]
     NoUnprivilegedUser,
+    /// Programs from such a folder are better not run.
+    #[error(
+        "{folder} belongs to another account. Remove it, or set LOCAL_STACK_HOME to a folder of \
+         your own.",
+        folder = .0.display()
+    )]
+    ForeignFolder(PathBuf),
     /// As root, PostgreSQL runs under another account, and that one has no way to the folder.
     #[error(
         "as root, PostgreSQL runs under another account, which cannot reach {folder}: a folder \

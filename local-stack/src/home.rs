@@ -1,9 +1,10 @@
 //! Where everything lives: below `target/` of the workspace.
 
 use std::env;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use crate::error::StackError;
+use crate::error::{IoContext as _, StackError};
 use crate::files;
 use crate::progress;
 
@@ -23,6 +24,11 @@ impl Home {
             None => by_default(),
         };
         files::create_folder(&chosen)?;
+        // In a temporary folder anyone may have made it before, with programs for us to run.
+        let owner = std::fs::metadata(&chosen).doing("cannot read", &chosen)?.uid();
+        if owner != rustix::process::geteuid().as_raw() {
+            return Err(StackError::ForeignFolder(chosen));
+        }
         if is_reachable(&chosen) { Ok(Home(chosen)) } else { Err(StackError::Unreachable(chosen)) }
     }
 

@@ -1,10 +1,11 @@
 //! Starting.
 
+use std::process::Command;
 use std::time::Instant;
 
 use local_stack::{Options, Stack};
 
-use crate::client::{create_topic, execute, number, topics};
+use crate::client::{Down, create_topic, execute, local_stack, number, said, topics};
 
 #[test]
 fn a_started_stack_answers_and_leaves_nothing_behind() {
@@ -29,6 +30,21 @@ fn the_time_of_a_later_start_is_shown() {
     // Not asserted: it depends on what else the machine does. Without load it is about 2 s.
     println!("both servers were ready after {:.1} s", start.elapsed().as_secs_f32());
     drop(stack);
+}
+
+#[test]
+fn a_later_start_needs_no_maven() {
+    drop(Stack::start(Options::private("download")).unwrap());
+    let java = Command::new("sh").args(["-c", "command -v java"]).output().unwrap().stdout;
+    let java = std::fs::canonicalize(String::from_utf8(java).unwrap().trim()).unwrap();
+    let _down = Down("it-offline");
+    let (code, message) = said(
+        local_stack()
+            .args(["up", "--name", "it-offline", "--kafka-port", "0", "--postgres-port", "0"])
+            .env("JAVA_HOME", java.ancestors().nth(2).unwrap())
+            .env("PATH", ""),
+    );
+    assert_eq!(code, Some(0), "{message}");
 }
 
 #[test]
