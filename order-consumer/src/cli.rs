@@ -10,7 +10,7 @@ use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use tracing_subscriber::EnvFilter;
 
-use crate::{accept, migrate, run};
+use crate::{accept, migrate, run, verify};
 
 /// Applies order events from Kafka to PostgreSQL, each exactly once, and proves it
 #[derive(Parser)]
@@ -35,6 +35,8 @@ enum Command {
     Migrate(migrate::MigrateArgs),
     /// Let a stopped partition begin again, after its topic was created anew or cut short
     Accept(accept::AcceptArgs),
+    /// Prove that every acknowledged event has exactly one outcome
+    Verify(verify::VerifyArgs),
 }
 
 /// The database.
@@ -106,7 +108,7 @@ pub struct OutputArgs {
 pub(crate) struct WrongUse(pub(crate) String);
 
 impl DatabaseArgs {
-    fn options(&self) -> anyhow::Result<PgConnectOptions> {
+    pub(crate) fn options(&self) -> anyhow::Result<PgConnectOptions> {
         self.database_url.parse::<PgConnectOptions>().map_err(|error| {
             // The URL holds a password, so it is not repeated.
             WrongUse(format!(
@@ -150,7 +152,7 @@ pub fn main() -> ExitCode {
             return ExitCode::from(code);
         }
     };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,sqlx=warn"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
@@ -171,6 +173,7 @@ pub fn main() -> ExitCode {
             Command::Run(args) => run::run(args).await,
             Command::Migrate(args) => migrate::run(args).await,
             Command::Accept(args) => accept::run(args).await,
+            Command::Verify(args) => verify::run(args).await,
         }
     });
     // A transaction or a broker that hangs must not keep a process that is done.

@@ -146,7 +146,10 @@ impl ClientContext for Callbacks {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        self.leave(Note::Error(error, reason.to_owned()));
+        // An end of partition comes here as well as from `poll`, and is no error.
+        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::PartitionEOF) {
+            self.leave(Note::Error(error, reason.to_owned()));
+        }
     }
 }
 
