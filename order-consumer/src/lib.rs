@@ -7,7 +7,11 @@ mod decoder;
 mod handler;
 mod http;
 mod migrate;
+mod order_facts;
+mod order_projection;
 mod run;
+pub mod verify;
 
 pub use decoder::{OrderDecoder, UnknownType};
 pub use handler::OrderHandler;
+pub use order_projection::OrderProjection;

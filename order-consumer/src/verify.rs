@@ -2,73 +2,50 @@
 
 use std::io::{IsTerminal as _, Write};
 use std::path::PathBuf;
-use std::str::FromStr as _;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use clap::ValueEnum;
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use idempotent_consumer::audit::{self, AuditConfig, AuditReport, Progress, Stage};
 use idempotent_consumer::cli::{KafkaArgs, parse_duration};
 use indicatif::{ProgressBar, ProgressStyle};
-use sqlx::postgres::PgConnectOptions;
 
+use crate::cli::{DatabaseArgs, Format, OutputArgs, TopicArgs, kafka_settings};
 use crate::order_projection::OrderProjection;
 
 /// Exit code for "it could be checked, and it does not hold".
-pub const EXIT_VIOLATION: u8 = 3;
+const EXIT_VIOLATION: u8 = 3;
 
-/// Prove that every acknowledged event has exactly one outcome
-#[derive(Clone, Debug, clap::Args)]
+/// Arguments of `verify`.
+#[derive(clap::Args)]
 pub struct VerifyArgs {
-    /// How to reach Kafka
     #[command(flatten)]
-    pub kafka: KafkaArgs,
+    kafka: KafkaArgs,
 
-    /// The database with the effects
-    #[arg(
-        long,
-        env = "DATABASE_URL",
-        hide_env_values = true,
-        default_value = "postgres://orders:orders@localhost:5432/orders",
-        value_name = "URL"
-    )]
-    pub database_url: String,
+    #[command(flatten)]
+    database: DatabaseArgs,
 
-    /// Topic of the order events
-    #[arg(long, env = "ORDERS_TOPIC", default_value = "orders")]
-    pub topic: String,
-
-    /// Topic of the dead letters
-    #[arg(long, env = "ORDERS_DLQ_TOPIC", default_value = "orders.dlq")]
-    pub dlq_topic: String,
-
-    /// Consumer group whose effects are checked
-    #[arg(short, long, env = "CONSUMER_GROUP", default_value = "order-consumer")]
-    pub group: String,
+    #[command(flatten)]
+    topics: TopicArgs,
 
     /// What `order-producer load --manifest` wrote: each acknowledged message must be in the log
-    #[arg(long, env = "ORDER_CONSUMER_MANIFEST", value_name = "FILE")]
-    pub manifest: Option<PathBuf>,
+    #[arg(long, env = "ORDER_CONSUMER_MANIFEST", value_name = "FILE", hide_env_values = true)]
+    manifest: Option<PathBuf>,
 
-    /// Wait so long for everything to be consumed and published; what is pending then counts as a
+    /// Wait so long for everything to be consumed and published; what is still pending then is a
     /// violation
-    #[arg(long, env = "ORDER_CONSUMER_WAIT", value_name = "DURATION", value_parser = parse_duration)]
-    pub wait: Option<Duration>,
+    #[arg(
+        long,
+        env = "ORDER_CONSUMER_WAIT",
+        value_name = "DURATION",
+        value_parser = parse_duration,
+        hide_env_values = true
+    )]
+    wait: Option<Duration>,
 
-    /// How to print the report
-    #[arg(short, long, env = "ORDER_CONSUMER_OUTPUT", value_enum, default_value_t)]
-    pub output: Output,
-}
-
-/// Form of the report on stdout.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Output {
-    /// For people
-    #[default]
-    Table,
-    /// For programs
-    Json,
+    #[command(flatten)]
+    output: OutputArgs,
 }
 
 /// Audits and prints the report. The exit code is 0 if everything holds, else
@@ -76,28 +53,26 @@ pub enum Output {
 ///
 /// # Errors
 /// It could not be checked.
-pub async fn run(args: &VerifyArgs) -> anyhow::Result<u8> {
-    let database = PgConnectOptions::from_str(&args.database_url).context(
-        "the database URL cannot be read; write postgres://user:password@host:port/name",
-    )?;
+pub async fn run(args: VerifyArgs) -> anyhow::Result<ExitCode> {
     let config = AuditConfig {
-        kafka: args.kafka.settings()?,
-        topic: args.topic.clone(),
-        dlq_topic: args.dlq_topic.clone(),
-        consumer_group: args.group.clone(),
-        manifest: args.manifest.clone(),
+        kafka: kafka_settings(&args.kafka)?,
+        topic: args.topics.topic,
+        dlq_topic: args.topics.dlq_topic,
+        consumer_group: args.topics.group,
+        manifest: args.manifest,
         wait: args.wait,
         examples: audit::DEFAULT_EXAMPLES,
     };
+    let database = args.database.options()?;
     let mut shown = Shown::new();
     let mut projection = OrderProjection::default();
     let report =
         audit::audit(&config, &database, &mut projection, |progress| shown.update(progress)).await;
     shown.finish();
     let report = report.map_err(with_advice)?;
-    print(&report, args.output, &mut std::io::stdout().lock())
+    print(&report, args.output.output, &mut std::io::stdout().lock())
         .context("cannot write the report")?;
-    Ok(if report.holds() { 0 } else { EXIT_VIOLATION })
+    Ok(ExitCode::from(if report.holds() { 0 } else { EXIT_VIOLATION }))
 }
 
 /// What to do about it, where that is known.
@@ -117,24 +92,25 @@ fn with_advice(error: audit::AuditError) -> anyhow::Error {
 }
 
 /// Prints the report.
-///
-/// # Errors
-/// `out` fails.
-pub fn print(report: &AuditReport, output: Output, out: &mut impl Write) -> anyhow::Result<()> {
-    match output {
-        Output::Json => {
-            #[derive(serde::Serialize)]
-            struct WithVerdict<'a> {
-                holds: bool,
-                verdict: String,
-                #[serde(flatten)]
-                report: &'a AuditReport,
-            }
-            let report = WithVerdict { holds: report.holds(), verdict: report.verdict(), report };
-            serde_json::to_writer_pretty(&mut *out, &report)?;
+fn print(report: &AuditReport, format: Format, out: &mut impl Write) -> anyhow::Result<()> {
+    #[derive(serde::Serialize)]
+    struct WithVerdict<'a> {
+        holds: bool,
+        verdict: String,
+        #[serde(flatten)]
+        report: &'a AuditReport,
+    }
+    let whole = WithVerdict { holds: report.holds(), verdict: report.verdict(), report };
+    match format {
+        Format::Table => print_table(report, out)?,
+        Format::Json => {
+            serde_json::to_writer_pretty(&mut *out, &whole)?;
             writeln!(out)?;
         }
-        Output::Table => print_table(report, out)?,
+        Format::Jsonl => {
+            serde_json::to_writer(&mut *out, &whole)?;
+            writeln!(out)?;
+        }
     }
     Ok(())
 }
@@ -142,7 +118,7 @@ pub fn print(report: &AuditReport, output: Output, out: &mut impl Write) -> anyh
 fn print_table(report: &AuditReport, out: &mut impl Write) -> std::io::Result<()> {
     let mut table = Table::new();
     table
-        .load_preset(presets::UTF8_HORIZONTAL_ONLY)
+        .load_style(presets::UTF8_HORIZONTAL_ONLY)
         .set_content_arrangement(ContentArrangement::Disabled)
         .set_header(["", "invariant", "checked", "violations"]);
     for invariant in &report.invariants {
