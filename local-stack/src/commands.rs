@@ -1,8 +1,11 @@
 //! What the commands do.
 
+use std::time::{Duration, Instant};
+
 use anyhow::Result;
 use clap::{Parser, Subcommand, ValueEnum};
 use local_stack::{Endpoints, Options, Stack, StackError, State, Status};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Real Apache Kafka and PostgreSQL on one machine, without Docker.
 #[derive(Debug, Parser)]
@@ -89,7 +92,7 @@ fn up(name: &str, up: Up) -> Result<()> {
         postgres_settings: up.postgres_setting,
         ..Options::named(name)
     };
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     let stack = match Stack::start(options) {
         // What was asked for is so.
         Err(error @ StackError::AlreadyUp { .. }) if !up.foreground => {
@@ -98,12 +101,22 @@ fn up(name: &str, up: Up) -> Result<()> {
         }
         other => other?,
     };
-    let seconds = started.elapsed().as_secs_f32();
     let Endpoints { bootstrap_servers, database_url } = stack.endpoints();
-    eprintln!("Ready after {seconds:.1} s: Kafka {bootstrap_servers}, PostgreSQL {database_url}");
+    let ready = format!(
+        "Ready after {:.1} s: Kafka {bootstrap_servers}, PostgreSQL {database_url}",
+        started.elapsed().as_secs_f32()
+    );
     if up.foreground {
-        return stay(&stack);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        return runtime.block_on(async {
+            // Who reads that it is ready may send a signal at once. During the start a signal
+            // just ends the process, and with it the servers.
+            let signals = Signals::listen()?;
+            eprintln!("{ready}\nStop it with ctrl-C.");
+            stay(&stack, signals).await
+        });
     }
+    eprintln!("{ready}");
     stack.detach()?;
     let flag = if name == "default" { String::new() } else { format!(" --name {name}") };
     eprintln!(
@@ -114,22 +127,32 @@ fn up(name: &str, up: Up) -> Result<()> {
     Ok(())
 }
 
+/// The end asked for by a person or a supervisor.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    /// From now on they no longer end the process by themselves.
+    fn listen() -> Result<Signals> {
+        Ok(Signals {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+}
+
 /// Waits for a signal or the end of a server.
-fn stay(stack: &Stack) -> Result<()> {
-    const BETWEEN_LOOKS: std::time::Duration = std::time::Duration::from_millis(500);
-    eprintln!("Stop it with ctrl-C.");
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        use tokio::signal::unix::{SignalKind, signal};
-        let mut terminate = signal(SignalKind::terminate())?;
-        loop {
-            tokio::select! {
-                interrupted = tokio::signal::ctrl_c() => return Ok(interrupted?),
-                _ = terminate.recv() => return Ok(()),
-                () = tokio::time::sleep(BETWEEN_LOOKS) => stack.check()?,
-            }
+async fn stay(stack: &Stack, mut signals: Signals) -> Result<()> {
+    const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
+    loop {
+        tokio::select! {
+            _ = signals.interrupt.recv() => return Ok(()),
+            _ = signals.terminate.recv() => return Ok(()),
+            () = tokio::time::sleep(BETWEEN_LOOKS) => stack.check()?,
         }
-    })
+    }
 }
 
 fn print_status(name: &str, output: Output) -> Result<()> {
