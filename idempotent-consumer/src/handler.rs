@@ -266,6 +266,9 @@ impl fmt::Display for HandlerError {
     }
 }
 
+/// Its text holds those of its sources already, so it names none.
+impl Error for HandlerError {}
+
 impl fmt::Debug for HandlerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HandlerError")
