@@ -1,0 +1,4 @@
+//! The order consumer against real Kafka and PostgreSQL.
+
+mod sabotage;
+mod support;
