@@ -9,7 +9,8 @@ use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
 
 use crate::currency::Currency;
-use crate::event::{EventKind, Item, OrderContent, OrderEvent, StatusChange};
+use crate::event::{EventKind, OrderEvent, StatusChange};
+use crate::order::{Item, OrderContent};
 use crate::text::{CustomerId, Reason};
 
 /// The CloudEvents attributes that an event does not have by itself.

@@ -50,6 +50,7 @@ mod error;
 mod event;
 pub mod limits;
 mod money;
+mod order;
 mod parse;
 mod record;
 mod status;
@@ -62,8 +63,9 @@ pub use encode::{
     EncodedRecord, Envelope, HeaderValue, encode, encode_headers, encode_structured, encode_value,
 };
 pub use error::{EventError, FieldError};
-pub use event::{EventKind, Item, OrderContent, OrderEvent, StatusChange};
+pub use event::{EventKind, OrderEvent, StatusChange};
 pub use money::Cents;
+pub use order::{Item, OrderContent};
 pub use parse::parse_event;
 pub use record::{Headers, RecordView};
 pub use status::{Rejection, Status};

@@ -13,11 +13,9 @@ use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use crate::currency::Currency;
 use crate::error::{EventError, FieldError};
-use crate::event::{
-    EventKind, Item, OrderContent, OrderEvent, StatusChange, check_item_count, check_quantity,
-    check_unit_price,
-};
+use crate::event::{EventKind, OrderEvent, StatusChange};
 use crate::limits;
+use crate::order::{Item, OrderContent, check_item_count, check_quantity, check_unit_price};
 use crate::text::{CustomerId, Sku};
 
 use trace::{Field, Place, Trace};

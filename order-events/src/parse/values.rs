@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::trace::{Field, Trace};
 use crate::error::{FieldError, excerpt};
-use crate::event::storable_time;
+use crate::order::storable_time;
 use crate::text::Reason;
 
 /// An object's key, without allocating.
