@@ -204,7 +204,7 @@ pub fn run() -> Exit {
     start_logs();
     let result = App::start().and_then(|app| dispatch(&app, cli.command));
     result.unwrap_or_else(|error| {
-        eprintln!("error: {error:#}");
+        crate::output::say!("error: {error:#}");
         if error.is::<WrongUse>() { Exit::WrongUse } else { Exit::Failed }
     })
 }

@@ -22,7 +22,9 @@ impl Interrupt {
         runtime.spawn(async move {
             signals.next().await;
             flag.store(true, Ordering::Relaxed);
-            eprintln!("stopping: waiting for Kafka to confirm what was sent (again: stop at once)");
+            crate::output::say!(
+                "stopping: waiting for Kafka to confirm what was sent (again: stop at once)"
+            );
             signals.next().await;
             std::process::exit(i32::from(Exit::Incomplete.code()));
         });

@@ -1,6 +1,6 @@
 //! `load`: synthetic orders at speed, with duplicates and poison among them.
 //!
-//! [`plan`] decides what each message is, [`orders`] and [`poison`] make it from the seed and its
+//! `plan` decides what each message is, `orders` and `poison` make it from the seed and its
 //! number alone. So nothing that was sent has to be kept in order to be sent again.
 
 mod manifest;
@@ -179,7 +179,7 @@ pub(crate) fn run(args: &LoadArgs, app: &App) -> anyhow::Result<Exit> {
     }
     let complete = result?;
     if !complete {
-        eprintln!(
+        crate::output::say!(
             "stopped by a signal: {} of {} were not sent",
             args.orders - tally.sent,
             args.orders
@@ -268,11 +268,11 @@ impl Tally {
 
     fn report_failures(&self) {
         for reason in &self.failures {
-            eprintln!("{reason}");
+            crate::output::say!("{reason}");
         }
         let failed = self.refused + self.unconfirmed;
         if failed > self.failures.len() as u64 {
-            eprintln!("… {failed} in all; the manifest (--manifest) names each");
+            crate::output::say!("… {failed} in all; the manifest (--manifest) names each");
         }
     }
 

@@ -9,6 +9,15 @@ use crate::cli::{Connection, Format};
 use crate::resend;
 use crate::session::{Ends, Outcome};
 
+/// A line on stderr. Unlike `eprintln!` it does not panic when nobody reads stderr any more.
+macro_rules! say {
+    ($($text:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), $($text)*);
+    }};
+}
+pub(crate) use say;
+
 /// What is remembered of a record until its end.
 #[derive(Debug, Clone)]
 pub(crate) struct Note {
@@ -100,7 +109,7 @@ impl<'a, W: Write> Printer<'a, W> {
         reason: &str,
     ) -> anyhow::Result<()> {
         self.counts.refused += 1;
-        eprintln!("line {line} refused: {reason}");
+        crate::output::say!("line {line} refused: {reason}");
         self.element(&Report {
             outcome: "refused",
             line: Some(line),
@@ -142,7 +151,7 @@ impl<'a, W: Write> Printer<'a, W> {
             }
             Outcome::Refused { reason } => {
                 self.counts.refused += 1;
-                eprintln!("{}refused: {reason}", at_line(note));
+                crate::output::say!("{}refused: {reason}", at_line(note));
                 report.code = Some("kafka_refused");
                 report.reason = Some(reason);
             }
@@ -154,10 +163,10 @@ impl<'a, W: Write> Printer<'a, W> {
                         resend::by_line(connection, note.event_type, &note.message_id, data)
                     }
                 };
-                eprintln!("{}unconfirmed, perhaps in the log: {reason}", at_line(note));
+                crate::output::say!("{}unconfirmed, perhaps in the log: {reason}", at_line(note));
                 // A repeated message has the same command every time.
                 if resend != self.last_resend {
-                    eprintln!("send it again with the same ids by:\n  {resend}");
+                    crate::output::say!("send it again with the same ids by:\n  {resend}");
                     self.last_resend.clone_from(&resend);
                 }
                 report.reason = Some(reason);

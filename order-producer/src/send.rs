@@ -152,7 +152,7 @@ fn send_repeatedly<W: std::io::Write>(
     let mut complete = true;
     for sent in 0..repeat {
         if session.send(message, note.clone(), printer)? == Flow::Stop {
-            eprintln!("stopped by a signal: {} of {repeat} were not sent", repeat - sent);
+            crate::output::say!("stopped by a signal: {} of {repeat} were not sent", repeat - sent);
             complete = false;
             break;
         }

@@ -44,7 +44,7 @@ pub(crate) fn prepare(
         };
     }
     if runtime.block_on(topics.ensure(topic, PARTITIONS))? == Ensured::Created {
-        eprintln!("created the topic {topic} with {PARTITIONS} partitions");
+        crate::output::say!("created the topic {topic} with {PARTITIONS} partitions");
     }
     Ok(())
 }

@@ -36,7 +36,7 @@ impl Progress {
             bar.set_position(sent);
         } else if self.next_line.is_some_and(|due| Instant::now() >= due) {
             self.next_line = Some(Instant::now() + LINE_EVERY);
-            eprintln!("{sent} of {} sent, {acknowledged} acknowledged", self.total);
+            crate::output::say!("{sent} of {} sent, {acknowledged} acknowledged", self.total);
         }
     }
 

@@ -41,14 +41,18 @@ pub(super) fn run(path: &Path, connection: &Connection, app: &App) -> anyhow::Re
     // Whatever ended the input, what was handed over gets its end.
     session.finish(&mut printer)?;
     let counts = printer.finish()?;
-    eprintln!(
+    crate::output::say!(
         "{} acknowledged, {} refused, {} unconfirmed",
-        counts.acknowledged, counts.refused, counts.unconfirmed
+        counts.acknowledged,
+        counts.refused,
+        counts.unconfirmed
     );
     match sent.with_context(|| format!("stopped reading {}", path.display()))? {
         End::Input => Ok(counts.exit()),
         End::Signal { next_line } => {
-            eprintln!("stopped by a signal: line {next_line} and what follows was not sent");
+            crate::output::say!(
+                "stopped by a signal: line {next_line} and what follows was not sent"
+            );
             Ok(Exit::Incomplete)
         }
     }

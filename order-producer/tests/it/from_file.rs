@@ -108,3 +108,21 @@ fn lines_of_an_open_pipe_are_acknowledged_as_they_come_and_a_signal_ends_with_4(
     });
     assert_eq!(status.unwrap().code(), Some(4));
 }
+
+#[cfg(unix)]
+#[test]
+fn a_reader_that_goes_away_stops_neither_publishing_nor_reporting() {
+    let topic = topic("closed");
+    let mut command = producer(&["send", "--file", "-", "--topic", &topic]);
+    let mut child = spawn(&mut command);
+    drop(child.stdout.take());
+    drop(child.stderr.take());
+    let mut stdin = child.stdin.take().unwrap();
+    for number in 0..500 {
+        writeln!(stdin, "{}", paid(&format!("m-{number}"))).unwrap();
+    }
+    writeln!(stdin, "not json").unwrap();
+    drop(stdin);
+    assert_eq!(child.wait().unwrap().code(), Some(4));
+    assert_eq!(kafka::count(&topic), 500);
+}
