@@ -461,7 +461,7 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
     ) -> Result<(), Leave> {
         if matches!(error, PieceError::Batch(BatchError::Fenced)) {
             // Either the partition is ours and we take it back, or Kafka is about to tell.
-            self.back_off(1, &error.to_string()).await?;
+            self.back_off(4, &error.to_string()).await?;
             return Err(Leave::Reposition);
         }
         let class = error.class();
