@@ -1,4 +1,7 @@
 //! The order consumer against real Kafka and PostgreSQL.
 
+// A helper that fails is a test that fails.
+#![allow(clippy::unwrap_used)]
+
 mod sabotage;
 mod support;
