@@ -84,11 +84,11 @@ impl EngineConfig {
 
     pub(crate) fn limits(&self) -> crate::store::connect::TransactionLimits {
         crate::store::connect::TransactionLimits {
-            lock_timeout: self.lock_timeout,
+            lock: self.lock_timeout,
             // Above the handler's own limit, so that the engine notices first and knows which
             // message it was.
-            statement_timeout: self.handler_timeout + Duration::from_secs(5),
-            idle_timeout: self.handler_timeout + Duration::from_secs(10),
+            statement: self.handler_timeout + Duration::from_secs(5),
+            idle: self.handler_timeout + Duration::from_secs(10),
         }
     }
 }

@@ -31,9 +31,8 @@ impl FailureClass {
 pub fn class_of_sqlstate(code: &str) -> FailureClass {
     match code {
         // query_canceled: our own statement_timeout, so this message was too slow.
-        "57014" => FailureClass::Retryable,
         // in_failed_sql_transaction: the handler went on after a statement of its own had failed.
-        "25P02" => FailureClass::Retryable,
+        "57014" | "25P02" => FailureClass::Retryable,
         _ => match code.get(..2) {
             Some("22" | "23" | "P0") => FailureClass::Permanent,
             Some("42" | "XX") => FailureClass::Stop,

@@ -330,7 +330,7 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
                 tracing::warn!(partition = %self.label, count, "ended a frozen lane of this partition");
             }
             Err(error) => {
-                tracing::warn!(partition = %self.label, %error, "looking for a frozen lane")
+                tracing::warn!(partition = %self.label, %error, "looking for a frozen lane");
             }
         }
     }

@@ -89,6 +89,7 @@ pub mod failure;
 pub mod handler;
 mod health;
 pub mod identity;
+pub mod inspect;
 mod kafka;
 mod lane;
 mod message;

@@ -157,8 +157,8 @@ impl Headers {
         let mut headers = Self::new();
         for header in value.as_array()? {
             let header = header.as_object()?;
-            let name = get_bytes(header, "name")??;
-            headers.push(name, get_bytes(header, "value")?.as_deref());
+            let name = get_bytes(header, "name").ok()??;
+            headers.push(name, get_bytes(header, "value").ok()?.as_deref());
         }
         Some(headers)
     }
@@ -171,17 +171,17 @@ fn insert_bytes(header: &mut serde_json::Map<String, serde_json::Value>, what: &
     };
 }
 
-/// `None` if malformed, `Some(None)` if absent.
+/// A name or value out of a row's header; `Err` if it is not of our form.
 fn get_bytes(
     header: &serde_json::Map<String, serde_json::Value>,
     what: &str,
-) -> Option<Option<Vec<u8>>> {
+) -> Result<Option<Vec<u8>>, ()> {
     if let Some(text) = header.get(what) {
-        return Some(Some(text.as_str()?.as_bytes().to_vec()));
+        return text.as_str().map(|text| Some(text.as_bytes().to_vec())).ok_or(());
     }
     match header.get(&format!("{what}_base64")) {
-        Some(text) => Some(Some(BASE64.decode(text.as_str()?).ok()?)),
-        None => Some(None),
+        Some(text) => BASE64.decode(text.as_str().ok_or(())?).map(Some).map_err(|_| ()),
+        None => Ok(None),
     }
 }
 

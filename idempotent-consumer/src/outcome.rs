@@ -22,7 +22,8 @@
 //! ```
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 
 use crate::failure::FailureClass;
 use crate::identity::id_of_conflict;
@@ -143,7 +144,7 @@ fn fold(mut claims: Vec<Claim>) -> Vec<Claim> {
 #[derive(Debug, Default)]
 pub struct ClaimResult {
     /// Ids that this transaction won.
-    pub won: std::collections::HashSet<MessageId>,
+    pub won: HashSet<MessageId>,
     /// The fingerprints of those it did not win, read in a statement of its own afterwards.
     pub held: HashMap<MessageId, Fingerprint>,
 }
@@ -174,11 +175,13 @@ pub fn judge(batch: &[Candidate], result: &ClaimResult) -> Result<Vec<Standing>,
         .iter()
         .map(|message| {
             let owner = if result.won.contains(&message.id) {
-                if !first_in_batch.contains_key(&message.id) {
-                    first_in_batch.insert(message.id, message.fingerprint);
-                    return Ok(Standing::Fresh);
+                match first_in_batch.entry(message.id) {
+                    Entry::Vacant(first) => {
+                        first.insert(message.fingerprint);
+                        return Ok(Standing::Fresh);
+                    }
+                    Entry::Occupied(first) => *first.get(),
                 }
-                first_in_batch[&message.id]
             } else {
                 *result.held.get(&message.id).ok_or(ClaimVanished(message.id))?
             };

@@ -3,9 +3,10 @@
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::client::ClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::KafkaError;
-use rdkafka::message::{BorrowedMessage, Message as _};
+use rdkafka::message::Message as _;
 use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{Offset, TopicPartitionList};
 use uuid::Uuid;
@@ -53,9 +54,20 @@ pub(crate) struct Stretch {
     pub(crate) end: i64,
 }
 
+/// Errors come from `poll` as well, and there the end of a partition is none.
+struct Quiet;
+
+impl ClientContext for Quiet {
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "log reader");
+    }
+}
+
+impl ConsumerContext for Quiet {}
+
 /// A reader of one topic. All calls block: from async code use `spawn_blocking`.
 pub(crate) struct LogReader {
-    consumer: BaseConsumer,
+    consumer: BaseConsumer<Quiet>,
     servers: String,
     topic: String,
     patience: Duration,
@@ -84,10 +96,11 @@ impl LogReader {
             .set("fetch.queue.backoff.ms", "5")
             // A fetch that waits at one partition's end holds up the first of the next partition.
             .set("fetch.wait.max.ms", "20");
-        let consumer = config.create().map_err(|error: KafkaError| LogError::Refused {
-            doing: "the settings of the log reader".to_owned(),
-            reason: error.to_string(),
-        })?;
+        let consumer =
+            config.create_with_context(Quiet).map_err(|error: KafkaError| LogError::Refused {
+                doing: "the settings of the log reader".to_owned(),
+                reason: error.to_string(),
+            })?;
         Ok(Self {
             consumer,
             servers: settings.bootstrap_servers().to_owned(),
@@ -118,7 +131,7 @@ impl LogReader {
                     if message.offset() >= stretch.end {
                         return Ok(ControlFlow::Continue(()));
                     }
-                    if each(self.record(&message)).is_break() {
+                    if each(raw::record_of(&self.topic, &message)).is_break() {
                         return Ok(ControlFlow::Break(()));
                     }
                 }
@@ -179,16 +192,5 @@ impl LogReader {
 
     fn source(&self, partition: i32) -> PartitionKey {
         PartitionKey { topic: self.topic.clone(), partition }
-    }
-
-    fn record(&self, message: &BorrowedMessage<'_>) -> Record {
-        Record {
-            source: self.source(message.partition()),
-            offset: message.offset(),
-            timestamp_ms: message.timestamp().to_millis(),
-            key: message.key().map(<[u8]>::to_vec),
-            value: message.payload().map(<[u8]>::to_vec),
-            headers: raw::headers_of(message),
-        }
     }
 }

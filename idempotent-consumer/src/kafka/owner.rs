@@ -14,7 +14,7 @@ use rdkafka::client::ClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, RebalanceProtocol};
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::{BorrowedMessage, Message as _};
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList, TopicPartitionListElem};
 use rdkafka::types::{RDKafkaErrorCode, RDKafkaRespErr};
 use rdkafka::util::Timeout;
 use tokio::sync::mpsc::UnboundedSender;
@@ -23,7 +23,6 @@ use tokio::sync::oneshot;
 use super::queue::PartitionQueue;
 use super::raw;
 use super::settings::KafkaSettings;
-use crate::message::{PartitionKey, Record};
 
 /// What the owner tells the engine.
 #[derive(Debug)]
@@ -91,8 +90,8 @@ pub(crate) fn start(
         .set("statistics.interval.ms", "1000")
         .set("fetch.queue.backoff.ms", "10");
     for (name, value) in [
-        ("queued.max.messages.kbytes", "16384"),
-        ("fetch.max.bytes", "8388608"),
+        ("queued.max.messages.kbytes", "8192"),
+        ("fetch.max.bytes", "4194304"),
         ("fetch.message.max.bytes", "1048576"),
         ("fetch.wait.max.ms", "100"),
     ] {
@@ -160,7 +159,8 @@ impl ConsumerContext for Callbacks {
         error: RDKafkaRespErr,
         list: &mut TopicPartitionList,
     ) {
-        let partitions: Vec<i32> = list.elements().iter().map(|e| e.partition()).collect();
+        let partitions: Vec<i32> =
+            list.elements().iter().map(TopicPartitionListElem::partition).collect();
         let cooperative = matches!(consumer.rebalance_protocol(), RebalanceProtocol::Cooperative);
         let outcome = if error == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
             // Any position will do: the partition is paused, and the lane seeks. Without one the
@@ -446,19 +446,25 @@ impl Owner {
 
     fn heed(&self, error: &KafkaError) {
         use RDKafkaErrorCode as C;
-        match error {
-            KafkaError::MessageConsumptionFatal(code) => self.tell(Event::Fatal(code.to_string())),
-            _ => match error.rdkafka_error_code() {
-                Some(
-                    C::OffsetOutOfRange
+        if let KafkaError::MessageConsumptionFatal(code) = error {
+            self.tell(Event::Fatal(code.to_string()));
+            return;
+        }
+        let disoriented = matches!(
+            error.rdkafka_error_code(),
+            Some(
+                C::OffsetOutOfRange
                     | C::AutoOffsetReset
                     | C::NoOffset
                     | C::UnknownTopicOrPartition
                     | C::UnknownTopic
-                    | C::UnknownPartition,
-                ) => self.tell(Event::Disoriented(error.to_string())),
-                _ => tracing::info!(%error, "kafka consumer"),
-            },
+                    | C::UnknownPartition
+            )
+        );
+        if disoriented {
+            self.tell(Event::Disoriented(error.to_string()));
+        } else {
+            tracing::info!(%error, "kafka consumer");
         }
     }
 }
@@ -481,14 +487,7 @@ fn deliver(
     }
     *next = message.offset() + 1;
     let next = *next;
-    assigned.queue.push(Record {
-        source: PartitionKey { topic: topic.to_owned(), partition: message.partition() },
-        offset: message.offset(),
-        timestamp_ms: message.timestamp().to_millis(),
-        key: message.key().map(<[u8]>::to_vec),
-        value: message.payload().map(<[u8]>::to_vec),
-        headers: raw::headers_of(message),
-    });
+    assigned.queue.push(raw::record_of(topic, message));
     if !assigned.queue.wait_for_room(PATIENCE) && matches!(assigned.flow, Flow::Running { .. }) {
         let mut list = TopicPartitionList::new();
         list.add_partition(topic, message.partition());

@@ -5,14 +5,26 @@
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::ptr;
 
-use rdkafka::message::{BorrowedMessage, OwnedHeaders};
+use rdkafka::message::{BorrowedMessage, Message as _, OwnedHeaders};
 use rdkafka_sys as sys;
 
-use crate::message::Headers;
+use crate::message::{Headers, PartitionKey, Record};
+
+/// Copies a message out of the client's memory.
+pub(crate) fn record_of(topic: &str, message: &BorrowedMessage<'_>) -> Record {
+    Record {
+        source: PartitionKey { topic: topic.to_owned(), partition: message.partition() },
+        offset: message.offset(),
+        timestamp_ms: message.timestamp().to_millis(),
+        key: message.key().map(<[u8]>::to_vec),
+        value: message.payload().map(<[u8]>::to_vec),
+        headers: headers_of(message),
+    }
+}
 
 /// Copies a message's headers. rdkafka's own iterator panics on a name that is not UTF-8, and
 /// any producer can write one.
-pub(crate) fn headers_of(message: &BorrowedMessage<'_>) -> Headers {
+fn headers_of(message: &BorrowedMessage<'_>) -> Headers {
     let mut out = Headers::new();
     let mut list: *mut sys::rd_kafka_headers_t = ptr::null_mut();
     // SAFETY: `message.ptr()` is valid while `message` is borrowed; librdkafka writes `list` and

@@ -8,9 +8,12 @@ use sqlx::{Connection, PgConnection};
 /// Bounds of a transaction, set in each one anew so that a pooler in between cannot lose them.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TransactionLimits {
-    pub lock_timeout: Duration,
-    pub statement_timeout: Duration,
-    pub idle_timeout: Duration,
+    /// Of a wait for a lock.
+    pub lock: Duration,
+    /// Of a statement.
+    pub statement: Duration,
+    /// Of an open transaction in which nothing happens.
+    pub idle: Duration,
 }
 
 impl TransactionLimits {
@@ -24,9 +27,9 @@ impl TransactionLimits {
              SET LOCAL client_connection_check_interval = 5000;
              SELECT set_config('synchronous_commit', 'on', true)
               WHERE current_setting('synchronous_commit') IN ('off', 'local', 'remote_write');",
-            self.lock_timeout.as_millis(),
-            self.statement_timeout.as_millis(),
-            self.idle_timeout.as_millis(),
+            self.lock.as_millis(),
+            self.statement.as_millis(),
+            self.idle.as_millis(),
         )
     }
 }

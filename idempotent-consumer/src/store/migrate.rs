@@ -2,6 +2,7 @@
 //! application's.
 
 use std::collections::HashMap;
+use std::fmt::Write as _;
 
 use sqlx::migrate::{Migrate, MigrateError, Migrator};
 use sqlx::{PgConnection, PgPool};
@@ -20,9 +21,9 @@ pub fn engine() -> Migrator {
 pub fn sql(migrator: &Migrator) -> String {
     let mut out = String::new();
     for migration in migrator.iter() {
-        out.push_str(&format!("-- {:04} {}\n", migration.version, migration.description));
-        out.push_str(migration.sql.as_str());
-        out.push('\n');
+        // Writing to a `String` cannot fail.
+        let _ = writeln!(out, "-- {:04} {}", migration.version, migration.description);
+        let _ = writeln!(out, "{}", migration.sql.as_str());
     }
     out
 }

@@ -44,7 +44,7 @@ where
             Do::Say(answer) => return Ok(answer),
             Do::Fail(error) => return Err(error),
             Do::Panic => panic!("on {}", message.body),
-            Do::Hang => tokio::time::sleep(Duration::from_secs(600)).await,
+            Do::Hang => tokio::time::sleep(Duration::from_mins(10)).await,
             Do::Swallow(sql) => drop(sqlx::query(sql).execute(context.connection()).await),
             Do::Publish(record) => context.publish(record),
         }
