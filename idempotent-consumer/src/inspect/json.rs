@@ -18,26 +18,26 @@ fn parts(bytes: Option<&[u8]>) -> (Option<&str>, Option<String>) {
 #[allow(clippy::ref_option)]
 pub(super) fn key<S: Serializer>(bytes: &Option<Vec<u8>>, out: S) -> Result<S::Ok, S::Error> {
     #[derive(Serialize)]
-    struct Key<'a> {
+    struct Fields<'a> {
         key: Option<&'a str>,
         #[serde(skip_serializing_if = "Option::is_none")]
         key_base64: Option<String>,
     }
     let (key, key_base64) = parts(bytes.as_deref());
-    Key { key, key_base64 }.serialize(out)
+    Fields { key, key_base64 }.serialize(out)
 }
 
 #[allow(clippy::ref_option)]
 pub(super) fn value<S: Serializer>(bytes: &Option<Vec<u8>>, out: S) -> Result<S::Ok, S::Error> {
     #[derive(Serialize)]
-    struct Value<'a> {
+    struct Fields<'a> {
         value: Option<&'a str>,
         #[serde(skip_serializing_if = "Option::is_none")]
         value_base64: Option<String>,
         value_bytes: Option<usize>,
     }
     let (value, value_base64) = parts(bytes.as_deref());
-    Value { value, value_base64, value_bytes: bytes.as_ref().map(Vec::len) }.serialize(out)
+    Fields { value, value_base64, value_bytes: bytes.as_ref().map(Vec::len) }.serialize(out)
 }
 
 pub(super) fn headers<S: Serializer>(headers: &Headers, out: S) -> Result<S::Ok, S::Error> {
