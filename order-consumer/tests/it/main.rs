@@ -3,5 +3,6 @@
 // A helper that fails is a test that fails.
 #![allow(clippy::unwrap_used)]
 
+mod dedup;
 mod sabotage;
 mod support;

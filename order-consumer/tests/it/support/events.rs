@@ -70,3 +70,21 @@ pub(crate) fn with_value(mut event: Event, value: &[u8]) -> Event {
     event.value = Some(value.to_vec());
     event
 }
+
+/// The same record with another id, or without one.
+pub(crate) fn with_id(event: Event, id: Option<&str>) -> Event {
+    with_header(event, "ce_id", id.map(str::as_bytes))
+}
+
+/// The same record with another value of that header, or without the header.
+pub(crate) fn with_header(mut event: Event, name: &str, value: Option<&[u8]>) -> Event {
+    let mut headers = Headers::new();
+    for (other, old) in event.headers.iter().filter(|(other, _)| *other != name.as_bytes()) {
+        headers.push(other, old);
+    }
+    if value.is_some() {
+        headers.push(name, value);
+    }
+    event.headers = headers;
+    event
+}

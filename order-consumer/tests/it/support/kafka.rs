@@ -100,7 +100,7 @@ impl Place {
         admin.delete_records(&list, &AdminOptions::new()).await.unwrap();
     }
 
-    fn client_config(&self) -> ClientConfig {
+    pub(crate) fn client_config(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", &self.stack.bootstrap_servers);
         config

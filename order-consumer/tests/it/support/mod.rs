@@ -1,7 +1,13 @@
 //! A topic, a group and a database of a test's own, and the command under test.
 
+pub(crate) mod admin;
+pub(crate) mod consumer;
 pub(crate) mod events;
 pub(crate) mod kafka;
+pub(crate) mod load;
+pub(crate) mod poll;
+pub(crate) mod proxy;
+pub(crate) mod world;
 
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -38,17 +44,26 @@ pub(crate) struct Ran {
 impl Place {
     /// An empty database with all tables, and the name of a topic that does not exist yet.
     pub(crate) fn new(what: &str) -> Self {
-        let stack = local_stack::shared();
+        Self::on(local_stack::shared(), what)
+    }
+
+    /// The same on other servers.
+    pub(crate) fn on(stack: &'static Endpoints, what: &str) -> Self {
+        let place = Self::without_tables(stack, what);
+        place.run("migrate", &[]).succeeded();
+        place
+    }
+
+    /// The same without tables.
+    pub(crate) fn without_tables(stack: &'static Endpoints, what: &str) -> Self {
         let name = unique(what);
-        let place = Self {
+        Self {
             stack,
             topic: name.clone(),
             dlq_topic: format!("{name}.dlq"),
             group: name.clone(),
             database_url: stack.create_database(&name).unwrap(),
-        };
-        place.run("migrate", &[]).succeeded();
-        place
+        }
     }
 
     /// The same topics and group, with a copy of the database. Nobody may be connected to it.
@@ -65,9 +80,10 @@ impl Place {
         KafkaSettings::new(&self.stack.bootstrap_servers)
     }
 
-    /// Runs `order-consumer COMMAND …` for this place.
-    pub(crate) fn run(&self, command: &str, arguments: &[&str]) -> Ran {
-        let Output { status, stdout, stderr } = Command::new(env!("CARGO_BIN_EXE_order-consumer"))
+    /// `order-consumer COMMAND …` for this place.
+    pub(crate) fn command(&self, command: &str, arguments: &[&str]) -> Command {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_order-consumer"));
+        program
             .arg(command)
             .args(arguments)
             .env_clear()
@@ -76,9 +92,13 @@ impl Place {
             .env("ORDERS_TOPIC", &self.topic)
             .env("ORDERS_DLQ_TOPIC", &self.dlq_topic)
             .env("CONSUMER_GROUP", &self.group)
-            .env("ORDER_CONSUMER_LISTEN", "127.0.0.1:0")
-            .output()
-            .unwrap();
+            .env("ORDER_CONSUMER_LISTEN", "127.0.0.1:0");
+        program
+    }
+
+    /// Runs `order-consumer COMMAND …` for this place.
+    pub(crate) fn run(&self, command: &str, arguments: &[&str]) -> Ran {
+        let Output { status, stdout, stderr } = self.command(command, arguments).output().unwrap();
         Ran {
             code: status.code().unwrap_or(-1),
             stdout: String::from_utf8(stdout).unwrap(),
