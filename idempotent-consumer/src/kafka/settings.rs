@@ -122,6 +122,26 @@ mod tests {
     }
 
     #[test]
+    fn the_client_is_built_with_what_managed_brokers_ask_for() {
+        for (protocol, mechanism) in [
+            ("SASL_SSL", "PLAIN"),
+            ("SASL_SSL", "SCRAM-SHA-256"),
+            ("SASL_PLAINTEXT", "SCRAM-SHA-512"),
+        ] {
+            let settings = KafkaSettings::new("localhost:1")
+                .property("security.protocol", protocol)
+                .and_then(|settings| settings.property("sasl.mechanism", mechanism))
+                .and_then(|settings| settings.property("sasl.username", "orders"))
+                .and_then(|settings| settings.property("sasl.password", "secret"))
+                .and_then(|settings| settings.property("compression.type", "zstd"))
+                .unwrap();
+            let client: Result<rdkafka::producer::BaseProducer, _> =
+                settings.client_config().create();
+            assert!(client.is_ok(), "{protocol} {mechanism}: {:?}", client.err());
+        }
+    }
+
+    #[test]
     fn an_unknown_property_is_refused_and_no_value_is_ever_printed() {
         let error = KafkaSettings::new("x:1").property("sasl.pasword", "hunter2").unwrap_err();
         assert!(error.to_string().contains("sasl.pasword"), "{error}");

@@ -20,7 +20,7 @@ impl TransactionLimits {
     /// What opens a transaction: one round trip.
     pub(crate) fn begin_sql(&self) -> String {
         format!(
-            "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
+            "BEGIN ISOLATION LEVEL READ COMMITTED;
              SET LOCAL lock_timeout = {};
              SET LOCAL statement_timeout = {};
              SET LOCAL idle_in_transaction_session_timeout = {};

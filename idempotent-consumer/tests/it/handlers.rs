@@ -246,6 +246,57 @@ async fn what_is_published_goes_out_with_the_effect_and_not_for_a_rejected_messa
     assert_eq!(world.effects().await, expected);
 }
 
+/// Notes the settings of its transaction.
+struct Curious;
+
+impl MessageHandler for Curious {
+    type Body = i64;
+
+    async fn handle(
+        &self,
+        context: &mut Context<'_>,
+        _message: &Message<i64>,
+    ) -> Result<Answer, HandlerError> {
+        sqlx::query(
+            r"
+            CREATE TABLE seen AS
+            SELECT name, setting
+              FROM pg_settings
+             WHERE name IN ('synchronous_commit', 'transaction_isolation', 'lock_timeout')
+            ",
+        )
+        .execute(context.connection())
+        .await?;
+        Ok(Answer::Applied)
+    }
+}
+
+#[tokio::test]
+async fn a_transaction_is_durable_and_read_committed_whatever_the_databases_defaults_are() {
+    let world = World::new().await;
+    for default in ["synchronous_commit = off", "default_transaction_isolation = serializable"] {
+        let database = world.database_url.rsplit('/').next().unwrap();
+        let alter = format!("ALTER DATABASE {database} SET {default}");
+        sqlx::query(sqlx::AssertSqlSafe(alter)).execute(&world.pool).await.unwrap();
+    }
+    world.send(0..1);
+    world.run(OneByOne(Curious)).await.unwrap();
+    let seen: Vec<(String, String)> =
+        sqlx::query_as("SELECT name, setting FROM seen ORDER BY name")
+            .fetch_all(&world.pool)
+            .await
+            .unwrap();
+    let seen: Vec<(&str, &str)> = seen.iter().map(|(n, s)| (n.as_str(), s.as_str())).collect();
+    assert_eq!(
+        seen,
+        [
+            ("lock_timeout", "5000"),
+            ("synchronous_commit", "on"),
+            ("transaction_isolation", "read committed")
+        ]
+    );
+}
+
 /// Answers for one message too few.
 struct Forgetful;
 
