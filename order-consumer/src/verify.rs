@@ -118,7 +118,7 @@ fn print(report: &AuditReport, format: Format, out: &mut impl Write) -> anyhow::
 fn print_table(report: &AuditReport, out: &mut impl Write) -> std::io::Result<()> {
     let mut table = Table::new();
     table
-        .load_style(presets::UTF8_HORIZONTAL_ONLY)
+        .load_style(presets::NOTHING)
         .set_content_arrangement(ContentArrangement::Disabled)
         .set_header(["", "invariant", "checked", "violations"]);
     for invariant in &report.invariants {

@@ -145,11 +145,10 @@ impl Merge {
         let range = ranges.get(here.0);
         let consumed =
             range.and_then(|range| range.next_offset).is_some_and(|next| seen.record.offset < next);
-        let conflict_id = id_of_conflict(seen.id, seen.fingerprint);
         let mut own = None;
         while let Some(claim) = self.claims.pop_front_if(|claim| claim.place() == here) {
             let is_own = claim.fingerprint == seen.fingerprint
-                && (claim.id == seen.id || claim.id == conflict_id);
+                && (claim.id == seen.id || claim.id == id_of_conflict(seen.id, seen.fingerprint));
             if !is_own || own.is_some() {
                 self.foreign_claim(&claim, seen);
             } else {
@@ -172,12 +171,12 @@ impl Merge {
                     Outcome::Skipped => self.tally.skipped += 1,
                 }
                 if claim.id != seen.id {
-                    self.look_up(seen, conflict_id, true);
+                    self.look_up(seen, true);
                 }
                 Judgement::Claimed(claim)
             }
             None if consumed => {
-                self.look_up(seen, conflict_id, false);
+                self.look_up(seen, false);
                 Judgement::Elsewhere
             }
             None => Judgement::Unconsumed,
@@ -243,12 +242,12 @@ impl Merge {
         }
     }
 
-    fn look_up(&mut self, seen: &Seen, conflict_id: MessageId, is_conflict: bool) {
+    fn look_up(&mut self, seen: &Seen, is_conflict: bool) {
         self.unclaimed.push(Unclaimed {
             source: seen.record.source.clone(),
             offset: seen.record.offset,
             id: seen.id,
-            conflict_id,
+            conflict_id: id_of_conflict(seen.id, seen.fingerprint),
             fingerprint: seen.fingerprint,
             is_conflict,
         });

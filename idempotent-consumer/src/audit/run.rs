@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use sqlx::PgConnection;
 use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions as _, PgConnection};
 use uuid::Uuid;
 
 use super::bounds::{self, Bounds, numbers};
@@ -42,7 +42,9 @@ pub async fn audit<P: Projection>(
     let began = Instant::now();
     let (group, topic) = (config.consumer_group.as_str(), config.topic.as_str());
     let manifest = config.manifest.as_deref().map(Manifest::open).transpose()?;
-    let mut connection = connect(database, "audit").await?;
+    // Its statements read whole tables, so none of them is slow in a way worth a warning.
+    let database = database.clone().disable_statement_logging();
+    let mut connection = connect(&database, "audit").await?;
     check_scope(&mut connection, config).await?;
     let awaited = match config.wait {
         Some(wait) => Some(wait::settle(&mut connection, config, wait, &mut progress).await?),
