@@ -288,12 +288,12 @@ async fn update_orders(
     Ok(())
 }
 
+/// Adds to the totals, also nothing: an order placed and cancelled leaves the same row of zeros
+/// whether that was one batch or two.
 async fn add_totals(
     connection: &mut PgConnection,
     totals: &BTreeMap<(String, String), (i64, i64)>,
 ) -> Result<(), sqlx::Error> {
-    let totals: Vec<_> =
-        totals.iter().filter(|(_, (orders, cents))| (*orders, *cents) != (0, 0)).collect();
     if totals.is_empty() {
         return Ok(());
     }
@@ -307,10 +307,10 @@ async fn add_totals(
                spent_cents = customer_totals.spent_cents + excluded.spent_cents
         ",
     )
-    .bind(totals.iter().map(|((customer, _), _)| customer.as_str()).collect::<Vec<_>>())
-    .bind(totals.iter().map(|((_, currency), _)| currency.as_str()).collect::<Vec<_>>())
-    .bind(totals.iter().map(|(_, (orders, _))| *orders).collect::<Vec<_>>())
-    .bind(totals.iter().map(|(_, (_, cents))| *cents).collect::<Vec<_>>())
+    .bind(totals.keys().map(|(customer, _)| customer.as_str()).collect::<Vec<_>>())
+    .bind(totals.keys().map(|(_, currency)| currency.as_str()).collect::<Vec<_>>())
+    .bind(totals.values().map(|(orders, _)| *orders).collect::<Vec<_>>())
+    .bind(totals.values().map(|(_, cents)| *cents).collect::<Vec<_>>())
     .execute(connection)
     .await?;
     Ok(())
