@@ -10,7 +10,7 @@ use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use tracing_subscriber::EnvFilter;
 
-use crate::{accept, migrate, run, verify};
+use crate::{accept, dlq, migrate, run, show, status, verify};
 
 /// Applies order events from Kafka to PostgreSQL, each exactly once, and proves it
 #[derive(Parser)]
@@ -33,10 +33,31 @@ enum Command {
     Run(run::RunArgs),
     /// Bring the database's tables up to this version
     Migrate(migrate::MigrateArgs),
+    /// How far the consumer is, and what waits: lag, dead letters, outbox
+    Status(status::StatusArgs),
+    /// The story of an order or a message: every event, what became of it, where and when
+    Show(show::ShowArgs),
+    /// Dead letters: messages that were not applied, and why
+    #[command(subcommand)]
+    Dlq(dlq::DlqCommand),
     /// Let a stopped partition begin again, after its topic was created anew or cut short
     Accept(accept::AcceptArgs),
     /// Prove that every acknowledged event has exactly one outcome
     Verify(verify::VerifyArgs),
+}
+
+impl Command {
+    /// Commands that only look say themselves what they could not reach.
+    fn default_log_filter(&self) -> &'static str {
+        match self {
+            Self::Status(_) | Self::Show(_) | Self::Dlq(_) => {
+                "warn,sqlx=error,librdkafka=off,rdkafka=off"
+            }
+            Self::Run(_) | Self::Migrate(_) | Self::Accept(_) | Self::Verify(_) => {
+                "info,sqlx=error"
+            }
+        }
+    }
 }
 
 /// The database.
@@ -134,6 +155,42 @@ impl DatabaseArgs {
                 )
             })
     }
+
+    /// The same, once the database is found to have this version's tables.
+    pub(crate) async fn migrated_pool(&self) -> anyhow::Result<PgPool> {
+        let pool = self.pool().await?;
+        let missing = migrate::pending(&pool)
+            .await
+            .context("the database's tables do not fit this program")?;
+        if !missing.is_empty() {
+            anyhow::bail!(
+                "the database lacks migrations ({}); run `order-consumer migrate` first",
+                missing.join(", ")
+            );
+        }
+        Ok(pool)
+    }
+}
+
+impl TopicArgs {
+    /// What a further command line has to repeat to mean the same place, with a space before it:
+    /// whatever was given as a flag. A database's URL holds a password and is never repeated.
+    pub(crate) fn options(&self, kafka: &KafkaArgs) -> String {
+        let given = [
+            (
+                "--bootstrap-servers",
+                "KAFKA_BOOTSTRAP_SERVERS",
+                "localhost:9092",
+                &kafka.bootstrap_servers,
+            ),
+            ("--topic", "ORDERS_TOPIC", "orders", &self.topic),
+            ("--group", "CONSUMER_GROUP", "order-consumer", &self.group),
+        ];
+        let repeated = given.into_iter().filter(|(_, variable, default, value)| {
+            std::env::var(variable).as_deref().unwrap_or(default) != value.as_str()
+        });
+        repeated.flat_map(|(flag, _, _, value)| [" ", flag, " ", value]).collect()
+    }
 }
 
 /// The settings of `-b` and `-X`; a wrong one is wrong use.
@@ -152,7 +209,8 @@ pub fn main() -> ExitCode {
             return ExitCode::from(code);
         }
     };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,sqlx=error"));
+    let filter = EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| EnvFilter::new(cli.command.default_log_filter()));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
@@ -172,6 +230,9 @@ pub fn main() -> ExitCode {
         match cli.command {
             Command::Run(args) => run::run(args).await,
             Command::Migrate(args) => migrate::run(args).await,
+            Command::Status(args) => status::run(args).await,
+            Command::Show(args) => show::run(args).await,
+            Command::Dlq(command) => dlq::run(command).await,
             Command::Accept(args) => accept::run(args).await,
             Command::Verify(args) => verify::run(args).await,
         }

@@ -4,12 +4,16 @@
 mod accept;
 pub mod cli;
 mod decoder;
+mod dlq;
 mod handler;
 mod http;
 mod migrate;
 mod order_facts;
 mod order_projection;
+mod output;
 mod run;
+mod show;
+mod status;
 pub mod verify;
 
 pub use decoder::{OrderDecoder, UnknownType};

@@ -73,17 +73,20 @@ pub struct NotStarting {
     pub partition: i32,
     /// Why, for people.
     pub reason: String,
+    /// Whether [`accept`](crate::accept::accept) can let it begin again.
+    pub can_be_accepted: bool,
 }
 
 /// The partitions that wait for an operator: those that [`accept::find`](crate::accept::find)
 /// finds, and those that the topic no longer has. Pure.
 pub fn not_starting(progress: &[PartitionProgress], log: &TopicLog) -> Vec<NotStarting> {
-    let reason = |row: &PartitionProgress| {
+    let judge = |row: &PartitionProgress| {
         let Some(bounds) = log.partitions.iter().find(|b| b.partition == row.partition) else {
-            return Some(format!(
+            let reason = format!(
                 "the database has progressed to offset {}, but the topic has no such partition",
                 row.next_offset
-            ));
+            );
+            return Some((reason, false));
         };
         let facts = PartitionFacts {
             topic_id: log.topic_id.clone(),
@@ -92,14 +95,15 @@ pub fn not_starting(progress: &[PartitionProgress], log: &TopicLog) -> Vec<NotSt
             committed: bounds.committed,
         };
         match start_of(&row.topic_id, row.next_offset, &facts) {
-            Start::Stopped(reason) => Some(reason),
+            Start::Stopped(reason) => Some((reason, true)),
             Start::At { .. } => None,
         }
     };
     progress
         .iter()
         .filter_map(|row| {
-            reason(row).map(|reason| NotStarting { partition: row.partition, reason })
+            let (reason, can_be_accepted) = judge(row)?;
+            Some(NotStarting { partition: row.partition, reason, can_be_accepted })
         })
         .collect()
 }
