@@ -16,6 +16,9 @@ CREATE TABLE partition_progress (
     duplicates     bigint      NOT NULL DEFAULT 0,
     dead_lettered  bigint      NOT NULL DEFAULT 0,
     skipped        bigint      NOT NULL DEFAULT 0,
+    -- Claims of transactions up to this one were made before an operator accepted another log:
+    -- their offsets need not mean records of this one.
+    accepted_batch_seq bigint  NOT NULL DEFAULT 0,
     updated_at     timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (consumer_group, topic, partition)
 ) WITH (fillfactor = 50);

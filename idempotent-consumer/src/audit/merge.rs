@@ -60,6 +60,9 @@ pub(super) struct Range {
     pub(super) next_offset: Option<i64>,
     /// Whether the offsets in the database are those of this log, and not of one that was deleted.
     pub(super) comparable: bool,
+    /// Claims up to this transaction were made before an operator accepted another log: where one
+    /// does not fit a record of this log, that proves nothing.
+    pub(super) accepted_batch_seq: i64,
     /// Below this offset everything has to be consumed, since it was waited for.
     pub(super) awaited: i64,
 }
@@ -149,6 +152,12 @@ impl Merge {
         while let Some(claim) = self.claims.pop_front_if(|claim| claim.place() == here) {
             let is_own = claim.fingerprint == seen.fingerprint
                 && (claim.id == seen.id || claim.id == id_of_conflict(seen.id, seen.fingerprint));
+            let of_another_log =
+                range.is_some_and(|range| claim.batch_seq <= range.accepted_batch_seq);
+            if of_another_log && (!is_own || !consumed) {
+                self.not_provable += 1;
+                continue;
+            }
             if !is_own || own.is_some() {
                 self.foreign_claim(&claim, seen);
             } else {
@@ -296,7 +305,11 @@ impl Merge {
     fn without_record(&mut self, claim: &ClaimRow, ranges: &Ranges) {
         let range = ranges.get(claim.partition);
         match range {
-            Some(range) if !range.comparable || claim.offset < range.start => {
+            Some(range)
+                if !range.comparable
+                    || claim.offset < range.start
+                    || claim.batch_seq <= range.accepted_batch_seq =>
+            {
                 self.not_provable += 1;
                 return;
             }

@@ -15,6 +15,7 @@ struct History {
     claims: Vec<ClaimRow>,
     next_offset: [i64; 2],
     start: [i64; 2],
+    accepted_batch_seq: i64,
 }
 
 fn seen(partition: i32, offset: i64, id: u8, content: u8) -> Seen {
@@ -63,12 +64,12 @@ fn history(stream: &[(bool, u8, u8, i64)], unconsumed: usize) -> History {
                 id,
                 fingerprint: record.fingerprint,
                 outcome,
-                batch_seq: i64::try_from(at).unwrap(),
+                batch_seq: i64::try_from(at).unwrap() + 1,
             });
         }
     }
     records.sort_unstable();
-    History { records, claims, next_offset, start: [0, 0] }
+    History { records, claims, next_offset, start: [0, 0], accepted_batch_seq: 0 }
 }
 
 /// Drives the merge as the auditor does, with claims in chunks of `chunk`.
@@ -80,6 +81,7 @@ fn audit(history: &History, chunk: usize) -> Merge {
                 start: history.start[p],
                 end: 1_000_000,
                 next_offset: Some(history.next_offset[p]),
+                accepted_batch_seq: history.accepted_batch_seq,
                 comparable: true,
                 awaited: 0,
             })
@@ -184,5 +186,30 @@ proptest! {
         prop_assert_eq!(&merge.findings.examples, &Vec::<String>::new());
         let gone = history.claims.iter().filter(|claim| claim.offset < start).count();
         prop_assert_eq!(merge.not_provable, gone as u64);
+    }
+
+    #[test]
+    fn claims_from_before_another_log_was_accepted_prove_nothing_and_are_not_called_wrong(
+        stream in streams(), old in prop::collection::vec((0_i64..2, 0_i64..200), 1..40),
+    ) {
+        let mut history = history(&stream, 0);
+        for claim in &mut history.claims {
+            claim.batch_seq += 1_000;
+        }
+        for (at, (partition, offset)) in (1_u8..).zip(&old) {
+            history.claims.push(ClaimRow {
+                partition: i32::try_from(*partition).unwrap(),
+                offset: *offset,
+                id: MessageId(Uuid::from_u128(1_000 + u128::from(at))),
+                fingerprint: Fingerprint([77; Fingerprint::LEN]),
+                outcome: Outcome::Applied,
+                batch_seq: at.into(),
+            });
+        }
+        prop_assert!(audit(&history, 7).findings.violations > 0);
+        history.accepted_batch_seq = 1_000;
+        let merge = audit(&history, 7);
+        prop_assert_eq!(&merge.findings.examples, &Vec::<String>::new());
+        prop_assert_eq!(merge.not_provable, old.len() as u64);
     }
 }

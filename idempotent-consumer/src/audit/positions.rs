@@ -12,6 +12,8 @@ pub(super) struct ProgressRow {
     pub(super) partition: i32,
     pub(super) topic_id: String,
     pub(super) next_offset: i64,
+    /// Claims up to this transaction are of a log that an operator has given up.
+    pub(super) accepted_batch_seq: i64,
     pub(super) counted: Outcomes,
 }
 

@@ -177,6 +177,7 @@ fn ranges(topic: &str, bounds: &Bounds, rows: &[ProgressRow], awaited: Option<&A
             start: *start,
             end: *end,
             next_offset: row.map(|row| row.next_offset),
+            accepted_batch_seq: row.map_or(0, |row| row.accepted_batch_seq),
             comparable: row.is_none_or(|row| row.topic_id == bounds.topic_id),
             awaited: usize::try_from(partition)
                 .ok()

@@ -47,7 +47,8 @@ pub(super) async fn progress(
 ) -> Result<Vec<ProgressRow>, sqlx::Error> {
     sqlx::query(
         r"
-        SELECT partition, topic_id, next_offset, applied, dead_lettered, skipped
+        SELECT partition, topic_id, next_offset, accepted_batch_seq, applied, dead_lettered,
+               skipped
           FROM partition_progress
          WHERE consumer_group = $1 AND topic = $2
          ORDER BY partition
@@ -63,6 +64,7 @@ pub(super) async fn progress(
             partition: row.try_get("partition")?,
             topic_id: row.try_get("topic_id")?,
             next_offset: row.try_get("next_offset")?,
+            accepted_batch_seq: row.try_get("accepted_batch_seq")?,
             counted: outcomes(&row)?,
         })
     })

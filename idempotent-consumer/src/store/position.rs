@@ -218,7 +218,10 @@ pub(crate) async fn accept(
                FOR UPDATE
         )
         UPDATE partition_progress
-           SET topic_id = $4, next_offset = $5, updated_at = now()
+           SET topic_id = $4,
+               next_offset = $5,
+               accepted_batch_seq = (SELECT last_value FROM batch_seq),
+               updated_at = now()
           FROM before
          WHERE consumer_group = $1 AND topic = $2 AND partition = $3
      RETURNING before.next_offset
