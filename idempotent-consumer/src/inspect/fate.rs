@@ -1,6 +1,6 @@
 //! What became of a record that was seen in the log.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use sqlx::PgConnection;
 
@@ -67,7 +67,8 @@ pub enum Fate {
     Missing,
 }
 
-/// Tells what became of each, all of one moment.
+/// Tells what became of each, all of one moment. `topic_id` is that of the log they were seen in,
+/// if it is known: a topic created anew has other records at the offsets that the database is past.
 ///
 /// # Errors
 /// The database does not answer, or lacks the engine's tables.
@@ -75,6 +76,7 @@ pub async fn fates(
     connection: &mut PgConnection,
     group: &str,
     topic: &str,
+    topic_id: Option<&str>,
     sightings: &[Sighting],
 ) -> Result<Vec<Fate>, sqlx::Error> {
     let ids: Vec<MessageId> =
@@ -84,8 +86,11 @@ pub async fn fates(
     let claims = claims(&mut snapshot, group, &ids).await?;
     let letters = dead_letters_of_messages(&mut snapshot, group, &ids).await?;
     snapshot.rollback().await?;
+    let is_foreign = |found: &str| topic_id.is_some_and(|topic_id| topic_id != found);
+    let foreign = progress.iter().filter(|row| is_foreign(&row.topic_id)).map(|row| row.partition);
     let known = Known {
         topic,
+        foreign: foreign.collect(),
         next_offsets: progress.into_iter().map(|row| (row.partition, row.next_offset)).collect(),
         claims: claims.into_iter().map(|claim| (claim.message_id, claim)).collect(),
         letters: letters.into_iter().map(|letter| (letter.message_id, letter)).collect(),
@@ -96,6 +101,8 @@ pub async fn fates(
 /// What the database says.
 struct Known<'a> {
     topic: &'a str,
+    /// Partitions whose progress is of another log than the records.
+    foreign: HashSet<i32>,
     next_offsets: HashMap<i32, i64>,
     claims: HashMap<MessageId, Claim>,
     letters: HashMap<MessageId, DeadLetterSummary>,
@@ -103,6 +110,9 @@ struct Known<'a> {
 
 impl Known<'_> {
     fn fate(&self, sighting: &Sighting) -> Fate {
+        if self.foreign.contains(&sighting.partition) {
+            return Fate::Pending;
+        }
         let consumed = self
             .next_offsets
             .get(&sighting.partition)
@@ -172,6 +182,7 @@ mod tests {
     fn known(next_offset: i64, claims: impl IntoIterator<Item = Claim>) -> Known<'static> {
         Known {
             topic: "t",
+            foreign: HashSet::new(),
             next_offsets: HashMap::from([(0, next_offset)]),
             claims: claims.into_iter().map(|claim| (claim.message_id, claim)).collect(),
             letters: HashMap::new(),
@@ -184,6 +195,14 @@ mod tests {
         assert_eq!(known(6, []).fate(&sighting(5, 1)), Fate::Missing);
         let other_partition = Sighting { partition: 9, ..sighting(5, 1) };
         assert_eq!(known(6, []).fate(&other_partition), Fate::Pending);
+    }
+
+    #[test]
+    fn progress_in_a_log_that_is_gone_says_nothing_of_a_new_ones_records() {
+        let mut known = known(6, [claim(&sighting(3, 1), sighting(3, 1).id)]);
+        known.foreign.insert(0);
+        assert_eq!(known.fate(&sighting(3, 1)), Fate::Pending);
+        assert_eq!(known.fate(&sighting(5, 2)), Fate::Pending);
     }
 
     #[test]

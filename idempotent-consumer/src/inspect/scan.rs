@@ -23,6 +23,8 @@ pub struct ScanProgress {
 /// What was read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ScannedTopic {
+    /// The id that Kafka gave the topic when it was created.
+    pub topic_id: String,
     /// Records.
     pub records: u64,
     /// By number.
@@ -102,5 +104,5 @@ pub fn scan_log(
         from_offset: stretch.start,
         to_offset: stretch.end,
     });
-    Ok(Some(ScannedTopic { records, partitions: partitions.collect() }))
+    Ok(Some(ScannedTopic { topic_id, records, partitions: partitions.collect() }))
 }

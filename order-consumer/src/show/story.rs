@@ -76,7 +76,8 @@ impl Story {
         found.sort();
         let (group, topic) = (&topics.group, &topics.topic);
         let sightings: Vec<Sighting> = found.records.iter().map(|seen| seen.sighting).collect();
-        let fates = inspect::fates(connection, group, topic, &sightings).await?;
+        let topic_id = scanned.as_ref().map(|scanned| scanned.topic_id.as_str());
+        let fates = inspect::fates(connection, group, topic, topic_id, &sightings).await?;
 
         let asked = Uuid::try_parse(id).ok();
         let order_ids: BTreeSet<Uuid> = asked

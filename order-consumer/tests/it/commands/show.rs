@@ -93,6 +93,19 @@ fn before_any_run_everything_is_pending() {
 }
 
 #[test]
+fn records_of_a_topic_created_anew_are_pending_until_it_is_accepted() {
+    let world = world("show_anew");
+    world.delete_topic(&world.topic);
+    world.create_topic_with(&world.topic, 1, &[]);
+    world.send(&[event(9, &placed(9, "c-1", 1))]);
+    let show = || json(&world, 0, "show", &[&order_id(9).to_string()]);
+    assert_eq!(outcomes(&show()), [(0, "pending")]);
+    world.run("accept", &[]).succeeded();
+    world.drain(&[]);
+    assert_eq!(outcomes(&show()), [(0, "applied")]);
+}
+
+#[test]
 fn a_record_without_its_outcome_is_called_missing() {
     let world = world("show_missing");
     wait(world.sql(r#"DELETE FROM processed_messages WHERE "offset" = 1"#));
