@@ -1,5 +1,6 @@
 //! `/livez`, `/readyz` and `/metrics`, for orchestrators and Prometheus.
 
+use std::future::ready;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -34,8 +35,8 @@ pub(crate) async fn serve(
     tracing::info!("health and metrics on http://{}", listener.local_addr()?);
     let app = Router::new()
         .route("/livez", get(|| async { "alive\n" }))
-        .route("/readyz", get(move || readyz(Arc::clone(&health))))
-        .route("/metrics", get(move || render(metrics.clone())));
+        .route("/readyz", get(move || ready(readyz(&health))))
+        .route("/metrics", get(move || ready(render(&metrics))));
     Ok(tokio::spawn(async move {
         let stopped = async move { stop.cancelled().await };
         if let Err(error) = axum::serve(listener, app).with_graceful_shutdown(stopped).await {
@@ -44,7 +45,7 @@ pub(crate) async fn serve(
     }))
 }
 
-async fn readyz(health: Arc<Health>) -> impl IntoResponse {
+fn readyz(health: &Health) -> impl IntoResponse + use<> {
     let reasons: Vec<_> = health
         .reasons()
         .into_iter()
@@ -55,7 +56,7 @@ async fn readyz(health: Arc<Health>) -> impl IntoResponse {
     (status, Json(serde_json::json!({ "ready": ready, "reasons": reasons })))
 }
 
-async fn render(metrics: PrometheusHandle) -> String {
+fn render(metrics: &PrometheusHandle) -> String {
     metrics.run_upkeep();
     metrics.render()
 }
