@@ -33,7 +33,7 @@ struct Args {
 }
 
 /// How long any step may take before the demo gives up on it.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Messages per second: fast enough not to bore, slow enough that half way is a moment in time.
 const RATE: u32 = 2_500;
