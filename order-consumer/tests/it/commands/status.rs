@@ -133,6 +133,23 @@ fn a_partition_stopped_by_a_topic_created_anew_shows_with_the_command_that_helps
 }
 
 #[test]
+fn a_partition_that_the_topic_no_longer_has_shows_without_a_command_that_cannot_help() {
+    let world = World::new("status_fewer", 2);
+    world.drain(&[]);
+    world.delete_topic(&world.topic);
+    world.create_topic_with(&world.topic, 1, &[]);
+    let stopped = &json(&world, 0, "status", &[])["stopped"];
+    assert_eq!(
+        [&stopped[0]["can_be_accepted"], &stopped[1]["can_be_accepted"]],
+        [&value!(true), &value!(false)],
+        "{stopped:#}"
+    );
+    let text = world.run("status", &[]).stdout;
+    assert_says(&text, &["accept --partition 0", "no such partition"]);
+    assert!(!text.contains("--partition 1"), "{text}");
+}
+
+#[test]
 fn a_command_to_run_next_repeats_what_was_given_as_a_flag() {
     let world = World::new("status_flags", 1);
     world.drain(&[]);
