@@ -4,6 +4,11 @@
 #![allow(clippy::unwrap_used)]
 
 mod commands;
+mod crash;
 mod dedup;
+mod limits;
+mod poison;
+mod rebalance;
 mod sabotage;
+mod servers;
 mod support;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use idempotent_consumer::publish::Topics;
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::Place;
@@ -57,6 +57,17 @@ impl Place {
         eventually("the group is deleted", || {
             let done = wait(self.admin().delete_groups(&[&self.group], &AdminOptions::new()));
             done.unwrap().into_iter().all(|group| group.is_ok())
+        });
+    }
+
+    /// Sets what the group has committed. Its members must be gone, or about to be.
+    pub(crate) fn set_committed(&self, partition: i32, offset: i64) {
+        let consumer: BaseConsumer =
+            self.client_config().set("group.id", &self.group).create().unwrap();
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(&self.topic, partition, Offset::Offset(offset)).unwrap();
+        eventually("the group takes the offset", || {
+            consumer.commit(&list, CommitMode::Sync).is_ok()
         });
     }
 

@@ -70,9 +70,3 @@ pub(crate) fn portion(first: u128) -> Vec<Event> {
     }
     events
 }
-
-/// What [`portion`]s of so many numbers come to: applied, dead letters.
-pub(crate) fn expected(numbers: u128) -> (i64, i64) {
-    let portions = i64::try_from(numbers / PORTION).unwrap();
-    (portions * 49, portions)
-}

@@ -7,6 +7,7 @@ pub(crate) mod kafka;
 pub(crate) mod load;
 pub(crate) mod poll;
 pub(crate) mod proxy;
+pub(crate) mod stacks;
 pub(crate) mod world;
 
 use std::process::{Command, Output};

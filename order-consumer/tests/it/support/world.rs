@@ -109,11 +109,11 @@ impl World {
 
     /// Notes for the auditor what became of a record.
     pub(crate) fn remember(&self, event: &Event, at: Option<&Acknowledged>) {
-        // In structured mode, or not text: then its place has to do.
+        // Where it is hashed with its source, or elsewhere than in this header, its place has to do.
         let id = event.headers.get_str("ce_id").filter(|id| !id.is_empty());
         let source = event.headers.get_str("ce_source");
-        // The manifest is for ids of our own source.
-        let id = id.filter(|_| source == Some("/test"));
+        let is_binary = event.headers.get_str("content-type") == Some("application/json");
+        let id = id.filter(|_| is_binary && source == Some("/test"));
         self.acknowledged.lock().unwrap().push(json!({
             "id": id,
             "partition": at.map(|at| at.partition),
