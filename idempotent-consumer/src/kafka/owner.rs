@@ -92,7 +92,9 @@ pub(crate) fn start(
     for (name, value) in [
         ("queued.max.messages.kbytes", "8192"),
         ("fetch.max.bytes", "4194304"),
-        ("fetch.message.max.bytes", "1048576"),
+        // Of a partition, as compressed: what a fetch brings is unpacked all at once, past every
+        // other bound. A larger batch comes alone.
+        ("fetch.message.max.bytes", "65536"),
         ("fetch.wait.max.ms", "100"),
     ] {
         if config.get(name).is_none() {
