@@ -7,7 +7,7 @@ use std::time::Duration;
 use sqlx::PgConnection;
 
 use crate::kafka::admin::AdminError;
-use crate::kafka::facts::{Facts, PartitionFacts};
+use crate::kafka::facts::Facts;
 use crate::kafka::settings::KafkaSettings;
 use crate::start::{Start, start_of};
 use crate::store::position;
@@ -53,15 +53,20 @@ pub async fn find(
 ) -> Result<Vec<StoppedPartition>, AcceptError> {
     let progress = position::all_with_topic(connection, group, topic).await?;
     let facts = Arc::new(Facts::new(kafka, group, timeout)?);
+    let name = topic.to_owned();
+    let asked = Arc::clone(&facts);
+    let count = blocking(move || asked.topics.partitions(&name)).await?;
+    let missing = || AcceptError::TopicMissing(topic.to_owned());
+    let count = count.ok_or_else(missing)?;
     let mut stopped = Vec::new();
     for (partition, topic_id, next_offset) in progress {
-        let (facts, name) = (Arc::clone(&facts), topic.to_owned());
-        let asked = tokio::task::spawn_blocking(move || facts.partition(&name, partition)).await;
-        let known: Option<PartitionFacts> = match asked {
-            Ok(known) => known?,
-            Err(_) => None,
-        };
-        let Some(known) = known else { return Err(AcceptError::TopicMissing(topic.to_owned())) };
+        if usize::try_from(partition).is_ok_and(|partition| partition >= count) {
+            // Created anew with fewer partitions: nobody is assigned this one any more.
+            continue;
+        }
+        let (asked, name) = (Arc::clone(&facts), topic.to_owned());
+        let known = blocking(move || asked.partition(&name, partition)).await?;
+        let known = known.ok_or_else(missing)?;
         if let Start::Stopped(reason) = start_of(&topic_id, next_offset, &known) {
             stopped.push(StoppedPartition {
                 partition,
@@ -73,6 +78,16 @@ pub async fn find(
         }
     }
     Ok(stopped)
+}
+
+/// Runs what blocks where it may.
+async fn blocking<T: Send + 'static>(
+    ask: impl FnOnce() -> Result<T, AdminError> + Send + 'static,
+) -> Result<T, AcceptError> {
+    match tokio::task::spawn_blocking(ask).await {
+        Ok(answer) => Ok(answer?),
+        Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+    }
 }
 
 /// Accepts one of them. `false` if the partition has no progress any more.
