@@ -6,6 +6,7 @@
 mod commands;
 mod crash;
 mod dedup;
+mod handler;
 mod limits;
 mod poison;
 mod rebalance;
