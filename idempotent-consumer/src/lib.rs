@@ -78,8 +78,8 @@
 //! What becomes of a message is one short file, [`outcome`]; in which pieces a failing batch is
 //! worked off, [`plan`]; what a failure means, [`failure`]. None of them does IO.
 
-pub mod audit;
 pub mod accept;
+pub mod audit;
 mod batch;
 #[cfg(feature = "cli")]
 pub mod cli;

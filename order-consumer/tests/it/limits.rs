@@ -182,7 +182,7 @@ fn records_of_a_megabyte_by_the_hundred_stay_within_256_mib() {
     let filler = "x".repeat(900_000);
     let large = |number: u128| -> Event {
         let event = event(number, &placed(number, &format!("c-{}", number % 7), 1));
-        if number % 5 == 0 {
+        if number.is_multiple_of(5) {
             return with_value(event, &vec![b'{'; 1_000_000]);
         }
         let value = String::from_utf8(event.value.clone().unwrap()).unwrap();

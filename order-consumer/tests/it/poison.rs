@@ -46,8 +46,11 @@ fn noise(len: usize) -> Vec<u8> {
     .collect()
 }
 
+/// Key, value and headers of a row.
+type Kept = (Option<Vec<u8>>, Option<Vec<u8>>, serde_json::Value);
+
 /// Sends the cases with good neighbours, consumes, and checks what became of each.
-fn check(world: &World, cases: Vec<Case>) {
+fn check(world: &World, cases: &[Case]) {
     let neighbours = orders(100_000, u128::try_from(cases.len()).unwrap(), 1);
     let events: Vec<Event> = cases
         .iter()
@@ -135,7 +138,7 @@ fn check_copy(world: &World, event: &Event, at: Acknowledged, copy: &Record, val
     assert!(time::OffsetDateTime::parse(&when, format).is_ok(), "{when}");
 
     let kept = format!("SELECT key, value, headers FROM dead_letters WHERE dlq_id = '{id}'");
-    let kept: Vec<(Option<Vec<u8>>, Option<Vec<u8>>, serde_json::Value)> = world.rows(&kept);
+    let kept: Vec<Kept> = world.rows(&kept);
     assert_eq!(kept, [(event.key.clone(), event.value.clone(), event.headers.to_json())]);
 }
 
@@ -173,7 +176,7 @@ fn values_that_are_no_order_are_dead_letters() {
         (json(21, deep.as_bytes()), Some("invalid_json")),
         (edited(22, "{\"order_id\"", "{\"ignored\":{\"a\":[1,\"\\u0000\"]},\"order_id\""), None),
     ];
-    check(&World::new("values", 1), cases);
+    check(&World::new("values", 1), &cases);
 }
 
 #[test]
@@ -209,7 +212,7 @@ fn envelopes_that_cannot_be_read_are_dead_letters() {
         (with_key(order(15), Some(b"")), Some("key_mismatch")),
         (with_key(order(16), None), Some("key_mismatch")),
     ];
-    check(&World::new("envelopes", 1), cases);
+    check(&World::new("envelopes", 1), &cases);
 }
 
 #[test]
@@ -252,7 +255,7 @@ fn each_limit_is_kept_and_what_is_just_within_is_applied() {
         (sku(19, 65), over),
         (sku(20, 0), over),
     ];
-    check(&World::new("limits", 1), cases);
+    check(&World::new("limits", 1), &cases);
 }
 
 #[test]

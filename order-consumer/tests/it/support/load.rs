@@ -28,7 +28,7 @@ impl Load {
             while !stopped.load(Relaxed) {
                 let events = portion(number);
                 number += PORTION;
-                let ends = world.offer(None, &events, Duration::from_secs(60));
+                let ends = world.offer(None, &events, Duration::from_mins(1));
                 let acknowledged = ends.iter().filter(|end| end.is_ok()).count();
                 count.fetch_add(acknowledged as u64, Relaxed);
             }

@@ -19,7 +19,7 @@ use super::events::{Event, event, placed};
 use super::poll::{eventually, wait};
 use super::{Place, unique};
 
-const TIMEOUT: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_mins(1);
 
 pub(crate) struct World {
     pub(crate) place: Place,
@@ -141,9 +141,9 @@ impl World {
     pub(crate) fn report(&self) -> Value {
         let name = format!("{}.ndjson", unique(&self.topic));
         let manifest = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-        let lines: String =
-            self.acknowledged.lock().unwrap().iter().map(|line| format!("{line}\n")).collect();
-        std::fs::write(&manifest, lines).unwrap();
+        let lines: Vec<String> =
+            self.acknowledged.lock().unwrap().iter().map(ToString::to_string).collect();
+        std::fs::write(&manifest, lines.join("\n")).unwrap();
         let arguments = ["--wait", "60s", "-o", "json", "--manifest", manifest.to_str().unwrap()];
         let ran = self.run("verify", &arguments);
         assert!([0, 3].contains(&ran.code), "{ran:#?}");
