@@ -32,7 +32,7 @@ RUN touch */src/lib.rs \
 FROM debian:bookworm-slim
 RUN apt-get update \
  && apt-get install -y --no-install-recommends ca-certificates libssl3 zlib1g \
- && rm -rf /var/lib/apt/lists/*
+ && rm -rf /var/lib/apt/lists/* /var/cache/apt/*
 COPY --from=build /build/target/release/order-consumer /build/target/release/order-producer /usr/local/bin/
 # By number, so that an orchestrator can tell that it is not root.
 USER 10001:10001
