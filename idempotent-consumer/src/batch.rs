@@ -136,8 +136,8 @@ impl PieceError {
     /// What it means for the messages of the piece.
     pub(crate) fn class(&self) -> FailureClass {
         match self {
-            Self::Batch(BatchError::Database(error))
-            | Self::Commit { error: BatchError::Database(error), .. } => class_of(error),
+            Self::Batch(BatchError::Database(error)) => class_of_own(error),
+            Self::Commit { error: BatchError::Database(error), .. } => class_of(error),
             Self::Handler(error) => error.class(),
             Self::HandlerTimeout(_) | Self::HandlerPanic(_) => FailureClass::Retryable,
             Self::Batch(BatchError::TransactionEnded)
@@ -170,6 +170,19 @@ impl PieceError {
             Self::Commit { .. } | Self::HandlerTimeout(_) | Self::HandlerPanic(_) => false,
             _ => true,
         }
+    }
+}
+
+/// The class of an error of the engine's own statements: no message is to blame for those.
+fn class_of_own(error: &sqlx::Error) -> FailureClass {
+    match class_of(error) {
+        // Storage so slow that even ours are cut off.
+        FailureClass::Retryable if sqlstate(error).as_deref() == Some("57014") => {
+            FailureClass::Infrastructure
+        }
+        // A table of ours does not take what we write: somebody has changed it.
+        FailureClass::Permanent => FailureClass::Stop,
+        class => class,
     }
 }
 

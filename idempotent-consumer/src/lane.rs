@@ -203,12 +203,18 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
 
     /// One attempt: `Ok(Err(…))` if an operator or time has to decide, `Err` if trying again helps.
     async fn try_position(&mut self) -> Result<Result<i64, String>, String> {
-        let Some(facts) = self.facts(self.partition).await? else {
+        let Some(mut facts) = self.facts(self.partition).await? else {
             return Err(format!("the topic {} does not exist", self.name.topic));
         };
         let Some(progress) = self.take_over().await.map_err(|e| format!("database: {e}"))? else {
             return self.wait_until_drained(&facts).await;
         };
+        if progress.next_offset > facts.log_end {
+            // The lane before us may have gone on while we waited for it.
+            if let Some(now) = self.facts(self.partition).await? {
+                facts = now;
+            }
+        }
         let (offset, lost) = match start_of(&progress.topic_id, progress.next_offset, &facts) {
             Start::At { offset, lost } => (offset, lost),
             Start::Stopped(reason) => return Ok(Err(reason)),
@@ -431,7 +437,8 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
                     self.settle(&committed);
                 }
                 Ok(PieceEnd::Retry { index, reason }) => {
-                    self.connection = Some(connection);
+                    self.connection = rolled_back(connection).await;
+                    failures = Failures::default();
                     tracing::warn!(
                         partition = %self.label, offset = batch.offset(index), id = %batch.id(index),
                         attempt = plan.attempts(index) + 1, "to be retried: {reason}"
@@ -443,7 +450,7 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
                 }
                 Err(error) => {
                     if error.keeps_connection() {
-                        self.connection = Some(connection);
+                        self.connection = rolled_back(connection).await;
                     }
                     self.fail(error, &mut plan, &mut failures).await?;
                 }
@@ -467,7 +474,9 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
         let class = error.class();
         let text = error.to_string();
         let code = error.code();
+        // A commit that failed for certain leaves nothing in doubt.
         if let PieceError::Commit { next_offset, database_next, counts, .. } = error
+            && class == FailureClass::Infrastructure
             && database_next > self.database_next
         {
             self.in_doubt = Some(Committed { next_offset, database_next, counts });
@@ -494,6 +503,7 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
             }
             FailureClass::Permanent | FailureClass::Retryable => {
                 tracing::debug!(partition = %self.label, "a transaction failed: {text}");
+                *failures = Failures::default();
                 plan.failed(class == FailureClass::Permanent, |attempts| {
                     Verdict::new(class, code, text, attempts)
                 });
@@ -602,6 +612,17 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
             Ok(Some(facts)) if facts.log_end < self.database_next => Err(Leave::Reposition),
             _ => Ok(()),
         }
+    }
+}
+
+/// Ends a transaction that was given up, before anything is waited for: its locks stand in the way
+/// of others. `None` if the connection does not answer.
+async fn rolled_back(mut connection: PgConnection) -> Option<PgConnection> {
+    // The client library sends its queued ROLLBACK before the next thing it is asked.
+    let ping = sqlx::Connection::ping(&mut connection);
+    match tokio::time::timeout(Duration::from_secs(5), ping).await {
+        Ok(Ok(())) => Some(connection),
+        _ => None,
     }
 }
 

@@ -73,6 +73,8 @@ impl Relay {
         let options = PublisherOptions {
             delivery_timeout: None,
             linger: Duration::ZERO,
+            // So that a refusal is of this record and no other.
+            batch_records: 1,
             ..PublisherOptions::default()
         };
         let publisher = Publisher::new(&self.kafka, &options, move |delivery| {
@@ -135,6 +137,11 @@ impl Relay {
             match publisher.try_send(&record, row.id.cast_unsigned()) {
                 Ok(true) => {
                     waiting.insert(row.id);
+                }
+                // It does not even fit an empty queue.
+                Ok(false) if waiting.is_empty() && publisher.in_flight() == 0 => {
+                    let reason = "the record is larger than the publisher's queue".to_owned();
+                    ended.push((row.id, Err(DeliveryError::Refused { reason, too_large: true })));
                 }
                 Ok(false) => break,
                 Err(error) => ended.push((row.id, Err(error))),

@@ -16,6 +16,8 @@ CREATE TABLE outbox (
     refused_reason text
 );
 
+CREATE INDEX outbox_refused ON outbox (refused_at) WHERE refused_at IS NOT NULL;
+
 -- One relay at a time, across processes. Holding it too long or twice only repeats records.
 CREATE TABLE relay_lease (
     only_row   boolean     PRIMARY KEY DEFAULT true CHECK (only_row),

@@ -222,10 +222,22 @@ struct Assigned {
     flow: Flow,
     /// Position and log's end as the last statistics had them, to see that nothing moves.
     seen: Option<(i64, i64)>,
-    /// An end of the log that was read before the latest seek. When the client next reports that
-    /// it has reached the end, no record is left below this offset.
-    probe: Option<i64>,
+    /// An end of the log that was read before the latest seek.
+    probe: Option<Probe>,
 }
+
+/// Finding out whether anything but transaction markers lies between our position and an end of
+/// the log that is known. A new leader may know a lower end for a while, so reaching *an* end
+/// proves nothing: it has to be one at or behind the known one, with no record come in meanwhile.
+#[derive(Clone, Copy)]
+struct Probe {
+    end: i64,
+    /// Our position when the client reported an end, and how many statistics agreed since.
+    reached: Option<(i64, u32)>,
+}
+
+/// The client's statistics may be one interval old.
+const PROBE_STATISTICS: u32 = 2;
 
 enum Flow {
     /// Paused until the lane knows where to start.
@@ -363,12 +375,10 @@ impl Owner {
 
     fn reached_end(&mut self, partition: i32) {
         if let Some(assigned) = self.partitions.get_mut(&partition)
-            && let Flow::Running { next } = &mut assigned.flow
-            && let Some(end) = assigned.probe.take()
-            && end >= *next
+            && let Flow::Running { next } = assigned.flow
+            && let Some(probe) = &mut assigned.probe
         {
-            *next = end;
-            assigned.queue.reached_end(end);
+            probe.reached = Some((next, 0));
         }
     }
 
@@ -427,19 +437,22 @@ impl Owner {
             }
             let records = (numbers.ls_offset - next).max(0);
             let _ = self.events.send(Event::Lag { partition: *partition, records });
+            if !matches!(assigned.flow, Flow::Running { .. }) {
+                assigned.seen = None;
+                continue;
+            }
+            if assigned.settle_probe(next, numbers.eof_offset) {
+                continue;
+            }
             // Nothing moves, and yet this is not the end: transaction markers, which nobody ever
             // reads. The proof that there is no record is to read once more up to an end that was
-            // known before: the client reports the end behind every record that lies before it.
+            // known before.
             let seen = (next, numbers.ls_offset);
-            if records > 0
-                && assigned.seen == Some(seen)
-                && matches!(assigned.flow, Flow::Running { .. })
-                && assigned.probe.is_none()
-            {
+            if records > 0 && assigned.seen == Some(seen) && assigned.probe.is_none() {
                 let mut list = TopicPartitionList::new();
                 list.add_partition(&self.settings.topic, *partition);
                 let _ = self.consumer.pause(&list);
-                assigned.probe = Some(numbers.ls_offset);
+                assigned.probe = Some(Probe { end: numbers.ls_offset, reached: None });
                 assigned.flow = Flow::Seeking { offset: next, refused: 0, started: None };
             }
             assigned.seen = Some(seen);
@@ -468,6 +481,32 @@ impl Owner {
         } else {
             tracing::info!(%error, "kafka consumer");
         }
+    }
+}
+
+impl Assigned {
+    /// Whether the probe's answer is in, and no record is left below its end.
+    fn settle_probe(&mut self, next: i64, eof_offset: i64) -> bool {
+        let Some(Probe { end, reached: Some((at, agreed)) }) = &mut self.probe else {
+            return false;
+        };
+        if *at != next {
+            // Records came in: there was something to read.
+            self.probe = None;
+            return false;
+        }
+        if eof_offset < *end {
+            return false;
+        }
+        *agreed += 1;
+        if *agreed < PROBE_STATISTICS {
+            return false;
+        }
+        let end = *end;
+        self.probe = None;
+        self.flow = Flow::Running { next: end.max(next) };
+        self.queue.reached_end(end);
+        true
     }
 }
 
@@ -509,6 +548,9 @@ fn assign_anew(
 ) -> KafkaResult<()> {
     let mut list = TopicPartitionList::new();
     list.add_partition_offset(topic, partition, Offset::Offset(offset))?;
-    consumer.incremental_unassign(&list)?;
+    if let Err(error) = consumer.incremental_unassign(&list) {
+        // It is out of the assignment already, by an attempt that got no further.
+        tracing::debug!(%error, partition, "unassign");
+    }
     consumer.incremental_assign(&list)
 }

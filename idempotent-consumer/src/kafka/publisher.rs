@@ -40,6 +40,8 @@ pub struct PublisherOptions {
     pub linger: Duration,
     /// `zstd`, `lz4`, `snappy`, `gzip` or `none`.
     pub compression: String,
+    /// Records in one request, at most. A broker that finds one too large refuses all of them.
+    pub batch_records: u32,
 }
 
 impl Default for PublisherOptions {
@@ -49,6 +51,7 @@ impl Default for PublisherOptions {
             queue_kib: 32 * 1024,
             linger: Duration::from_millis(5),
             compression: "lz4".to_owned(),
+            batch_records: 10_000,
         }
     }
 }
@@ -139,6 +142,7 @@ impl Publisher {
             .set("queue.buffering.max.kbytes", options.queue_kib.to_string())
             .set("queue.buffering.max.messages", "1000000")
             .set("linger.ms", options.linger.as_millis().to_string())
+            .set("batch.num.messages", options.batch_records.to_string())
             .set("compression.type", &options.compression);
         let reports = Reports { on_delivery: Box::new(on_delivery) };
         let producer = config.create_with_context(reports).map_err(|error| {
@@ -174,11 +178,7 @@ impl Publisher {
         match self.producer.send(out) {
             Ok(()) => Ok(true),
             Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => Ok(false),
-            Err((error, _)) => Err(DeliveryError::Refused {
-                too_large: error.rdkafka_error_code()
-                    == Some(RDKafkaErrorCode::MessageSizeTooLarge),
-                reason: error.to_string(),
-            }),
+            Err((error, _)) => Err(classify(&error)),
         }
     }
 
@@ -215,6 +215,7 @@ fn classify(error: &KafkaError) -> DeliveryError {
             | C::InvalidRecord
             | C::TopicAuthorizationFailed
             | C::ClusterAuthorizationFailed
+            | C::InvalidArgument
             | C::InvalidTopic
             | C::UnknownTopic
             | C::UnknownPartition

@@ -105,7 +105,7 @@ impl<'c> Opened<'c> {
         let outcomes: Vec<&str> = claims.iter().map(|claim| claim.outcome.as_str()).collect();
         let fingerprints: Vec<&[u8]> =
             claims.iter().map(|claim| &batch[claim.index].fingerprint.0[..]).collect();
-        let won = sqlx::query(
+        let won: Vec<Uuid> = sqlx::query_scalar(
             r#"
             INSERT INTO processed_messages
                    (message_id, "offset", batch_seq, partition, consumer_group, topic, outcome, fingerprint)
@@ -113,6 +113,7 @@ impl<'c> Opened<'c> {
               FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::bytea[])
                    AS claim (id, "offset", outcome, fingerprint)
                 ON CONFLICT (message_id, consumer_group) DO NOTHING
+         RETURNING message_id
             "#,
         )
         .bind(&ids)
@@ -123,29 +124,28 @@ impl<'c> Opened<'c> {
         .bind(self.lane.partition)
         .bind(&self.lane.group)
         .bind(&self.lane.topic)
-        .execute(&mut *self.transaction)
-        .await?
-        .rows_affected();
-        let mut result = ClaimResult::default();
-        if won == ids.len() as u64 {
-            result.won = claims.iter().map(|claim| claim.id).collect();
+        .fetch_all(&mut *self.transaction)
+        .await?;
+        let won = won.into_iter().map(MessageId).collect();
+        let mut result = ClaimResult { won, ..ClaimResult::default() };
+        let lost: Vec<Uuid> =
+            ids.into_iter().filter(|id| !result.won.contains(&MessageId(*id))).collect();
+        if lost.is_empty() {
             return Ok(result);
         }
-        let rows: Vec<(Uuid, Vec<u8>, i64)> = sqlx::query_as(
+        let rows: Vec<(Uuid, Vec<u8>)> = sqlx::query_as(
             r"
-            SELECT message_id, fingerprint, batch_seq
+            SELECT message_id, fingerprint
               FROM processed_messages
              WHERE message_id = ANY($1) AND consumer_group = $2
             ",
         )
-        .bind(&ids)
+        .bind(&lost)
         .bind(&self.lane.group)
         .fetch_all(&mut *self.transaction)
         .await?;
-        for (id, fingerprint, batch_seq) in rows {
-            if batch_seq == self.batch_seq {
-                result.won.insert(MessageId(id));
-            } else if let Some(fingerprint) = Fingerprint::from_bytes(&fingerprint) {
+        for (id, fingerprint) in rows {
+            if let Some(fingerprint) = Fingerprint::from_bytes(&fingerprint) {
                 result.held.insert(MessageId(id), fingerprint);
             }
         }

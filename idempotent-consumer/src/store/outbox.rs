@@ -84,14 +84,17 @@ pub(crate) async fn select(
 ) -> Result<Vec<OutboxRow>, sqlx::Error> {
     let rows = sqlx::query(
         r"
-        WITH candidate AS (
+        WITH refused AS MATERIALIZED (
+            SELECT id, topic, key
+              FROM outbox
+             WHERE refused_at > statement_timestamp() - interval '1 minute'
+        ), candidate AS (
             SELECT id, topic, partition, key, value, headers, may_omit_value
               FROM outbox
              WHERE NOT EXISTS (
                        SELECT
-                         FROM outbox AS refused
-                        WHERE refused.refused_at > clock_timestamp() - interval '1 minute'
-                          AND refused.topic = outbox.topic
+                         FROM refused
+                        WHERE refused.topic = outbox.topic
                           AND refused.id <= outbox.id
                           AND (refused.key = outbox.key OR refused.id = outbox.id)
                    )
