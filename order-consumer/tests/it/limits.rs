@@ -167,7 +167,9 @@ fn too_large_a_share_of_dead_letters_stops_it_before_any_of_them() {
         *event = with_value(event.clone(), b"no JSON");
     }
     world.send(&events);
-    let stopped = ended(&world, &["--max-dead-letter-ratio", "0.2"]);
+    // A share is judged by a hundred messages or more, so all of them have to be in one batch.
+    let in_one_batch = ["--max-dead-letter-ratio", "0.2", "--batch-linger", "3s"];
+    let stopped = ended(&world, &in_one_batch);
     stopped.failed(1, "nothing was dead-lettered");
     assert!(world.dead_letter_codes().is_empty());
     assert!(world.dead_letter_topic().is_empty());
