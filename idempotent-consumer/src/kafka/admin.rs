@@ -1,6 +1,6 @@
 //! Topics: are they there, with how many partitions, and making the missing ones.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
@@ -140,12 +140,34 @@ impl Topics {
         match results.into_iter().next() {
             // Another process was quicker, with the same intent.
             Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => {
-                Ok(Ensured::Existed(self.partitions(topic)?.unwrap_or(0)))
+                Ok(Ensured::Existed(self.appears(topic).await?))
             }
             Some(Err((_, code))) => {
                 Err(AdminError::CreateRefused { topic: topic.to_owned(), reason: code.to_string() })
             }
-            _ => Ok(Ensured::Created),
+            _ => {
+                self.appears(topic).await?;
+                Ok(Ensured::Created)
+            }
+        }
+    }
+
+    /// Waits until a topic that the controller has just created is known to the brokers, which hear
+    /// of it later: on a busy machine by seconds. Returns its partitions.
+    async fn appears(&self, topic: &str) -> Result<usize, AdminError> {
+        let deadline = Instant::now() + self.timeout;
+        loop {
+            if let Some(count) = self.partitions(topic)?
+                && self.id(topic)?.is_some()
+            {
+                return Ok(count);
+            }
+            if Instant::now() >= deadline {
+                return Err(
+                    self.no_answer(format!("the topic {topic} was created, and does not appear"))
+                );
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
 
