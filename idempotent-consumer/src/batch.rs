@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use sqlx::PgConnection;
-use uuid::Uuid;
 
 use crate::failure::{FailureClass, class_of, keeps_connection, sqlstate};
 use crate::handler::{Answer, Decoded, Decoder, Handler, HandlerError, Message, Outgoing};
@@ -299,7 +298,7 @@ pub(crate) async fn run_piece<H: Handler>(
     let dead: Vec<NewDeadLetter<'_>> = verdicts
         .iter()
         .map(|(at, message_id, verdict)| NewDeadLetter {
-            dlq_id: Uuid::now_v7(),
+            dlq_id: identity::id_of_dead_letter(&setting.lane.group, *message_id),
             message_id: *message_id,
             original_id: candidates[*at].id,
             event_type: items[*at].event_type(),

@@ -24,6 +24,8 @@ const NAMESPACE_TEXT: Uuid = Uuid::from_u128(0x8f2b_77a4_4c7e_5d0a_9b61_2f0e_6a5
 const NAMESPACE_POSITION: Uuid = Uuid::from_u128(0x41c9_05de_93b8_5f6e_8a27_d4f3_0b6c_7e19);
 /// Namespace of ids under which a conflicting message is dead-lettered.
 const NAMESPACE_CONFLICT: Uuid = Uuid::from_u128(0xd6a1_3f58_20c4_5b97_b3ee_8c72_9d04_16af);
+/// Namespace of the ids of dead letters.
+const NAMESPACE_DEAD_LETTER: Uuid = Uuid::from_u128(0x7b52_e1c9_86d3_5a40_a4f7_31be_c80d_925e);
 
 /// The CloudEvents attributes that identity depends on; each is missing or not empty.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -129,6 +131,16 @@ pub fn id_of_conflict(id: MessageId, fingerprint: Fingerprint) -> MessageId {
     push(&mut name, Some(id.0.as_bytes()));
     push(&mut name, Some(&fingerprint.0));
     MessageId(Uuid::new_v5(&NAMESPACE_CONFLICT, &name))
+}
+
+/// The `dlq-id` of the dead letter of a claim, which has one at most. It comes from the message and
+/// not from chance: a database that was set back writes the dead letter again, and its copies in
+/// the topic from before and after are then one.
+pub fn id_of_dead_letter(group: &str, claimed: MessageId) -> Uuid {
+    let mut name = Vec::new();
+    push(&mut name, Some(group.as_bytes()));
+    push(&mut name, Some(claimed.0.as_bytes()));
+    Uuid::new_v5(&NAMESPACE_DEAD_LETTER, &name)
 }
 
 /// Id, fingerprint and type of a record. Every record has an identity, also one that nobody can

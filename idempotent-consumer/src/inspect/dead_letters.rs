@@ -141,7 +141,7 @@ pub async fn list_dead_letters(
            AND ($2::text IS NULL OR error_code = $2)
            AND ($3::text IS NULL OR state = $3)
            AND ($4::float8 IS NULL OR last_failed_at >= clock_timestamp() - $4 * interval '1 second')
-         ORDER BY last_failed_at DESC, dlq_id DESC
+         ORDER BY last_failed_at DESC, partition DESC, "offset" DESC
          LIMIT $5
         "#,
     )
@@ -178,7 +178,7 @@ pub async fn dead_letter(
                record_timestamp, headers, value, state_changed_at, state_changed_by
           FROM dead_letters
          WHERE consumer_group = $1 AND (dlq_id = $2 OR message_id = $2 OR original_id = $2)
-         ORDER BY dlq_id = $2 DESC, message_id = $2 DESC, last_failed_at, dlq_id
+         ORDER BY dlq_id = $2 DESC, message_id = $2 DESC, last_failed_at, partition, "offset"
          LIMIT 20
         "#,
     )
@@ -213,7 +213,7 @@ pub async fn dead_letters_with_producer_id(
                      FROM jsonb_array_elements(headers) AS header
                     WHERE lower(header ->> 'name') = 'ce_id' AND header ->> 'value' = $2
                )
-         ORDER BY last_failed_at, dlq_id
+         ORDER BY last_failed_at, partition, "offset"
          LIMIT 20
         "#,
     )
