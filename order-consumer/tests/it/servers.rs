@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::support::consumer::Consumer;
+use crate::support::events::{event, placed, with_value};
 use crate::support::load::Load;
 use crate::support::poll::eventually;
 use crate::support::stacks::{QUICK, Victim};
 use crate::support::unique;
-use crate::support::world::{World, orders};
+use crate::support::world::{World, orders, text};
 
 const SMALL: [&str; 6] = [QUICK[0], QUICK[1], QUICK[2], QUICK[3], "--batch-size", "20"];
 
@@ -86,7 +87,8 @@ fn a_database_set_back_is_caught_up_from_kafka_whose_offsets_stand_ahead() {
     world.send(&orders(0, 200, 5));
     world.wait_consumed();
     stack.postgres().snapshot(&kept.0).unwrap();
-    world.send(&orders(200, 200, 5));
+    world.send(&orders(200, 199, 5));
+    world.send(&[with_value(event(399, &placed(399, "c-1", 1)), b"no JSON")]);
     world.wait_consumed();
     let all_committed =
         || (0..2).all(|partition| world.committed(partition) == Some(world.log_end(partition)));
@@ -104,6 +106,15 @@ fn a_database_set_back_is_caught_up_from_kafka_whose_offsets_stand_ahead() {
     assert!(all_committed());
     world.send(&orders(400, 50, 5));
     let summary = world.drain(&QUICK);
-    assert_eq!(summary["applied"], 250);
+    assert_eq!((&summary["applied"], &summary["dead_lettered"]), (&249.into(), &1.into()));
+    // Written three times, and one dead letter to whoever reads the topic.
+    let mut ids: Vec<String> = world
+        .dead_letter_topic()
+        .iter()
+        .map(|copy| text(&copy.headers, "dlq-id").to_owned())
+        .collect();
+    assert_eq!(ids.len(), 3);
+    ids.dedup();
+    assert_eq!(ids.len(), 1, "{ids:?}");
     world.audit();
 }
