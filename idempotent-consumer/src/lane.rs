@@ -363,18 +363,26 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
         }
     }
 
-    async fn work_off(&mut self, mut records: Vec<Record>) -> Result<(), Leave> {
+    async fn work_off(&mut self, records: Vec<Record>) -> Result<(), Leave> {
         let shared = Arc::clone(&self.shared);
-        let config = &shared.config;
         shared.totals.note_work();
+        shared.totals.busy_lanes.fetch_add(1, Relaxed);
+        let done = match self.linger(records).await {
+            Ok(records) => self.process(records).await,
+            Err(leave) => Err(leave),
+        };
+        shared.totals.busy_lanes.fetch_sub(1, Relaxed);
+        done
+    }
+
+    /// Waits for more if the batch is not full and the configuration says so.
+    async fn linger(&mut self, mut records: Vec<Record>) -> Result<Vec<Record>, Leave> {
+        let config = &self.shared.config;
         if !config.batch_linger.is_zero() && records.len() < config.batch_size {
             self.sleep(config.batch_linger).await?;
             self.queue.top_up(&mut records, config.batch_size, config.batch_bytes);
         }
-        shared.totals.busy_lanes.fetch_add(1, Relaxed);
-        let done = self.process(records).await;
-        shared.totals.busy_lanes.fetch_sub(1, Relaxed);
-        done
+        Ok(records)
     }
 
     /// Works a batch off, in as many transactions as it takes.
