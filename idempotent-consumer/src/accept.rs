@@ -51,7 +51,7 @@ pub async fn find(
     topic: &str,
     timeout: Duration,
 ) -> Result<Vec<StoppedPartition>, AcceptError> {
-    let progress = position::all_with_topic(connection, group, topic).await?;
+    let progress = position::all(connection, group, topic).await?;
     let facts = Arc::new(Facts::new(kafka, group, timeout)?);
     let name = topic.to_owned();
     let asked = Arc::clone(&facts);

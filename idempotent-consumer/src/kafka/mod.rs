@@ -1,6 +1,7 @@
 //! Everything that talks to Kafka. No type of the client library leaves this module.
 
 pub(crate) mod admin;
+mod callbacks;
 pub(crate) mod facts;
 pub(crate) mod log_reader;
 pub(crate) mod owner;

@@ -5,21 +5,20 @@
 //! anything flow. Work carries the epoch of its assignment, so what belongs to an earlier one has
 //! no effect.
 
-use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::collections::HashMap;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use rdkafka::Statistics;
-use rdkafka::client::ClientContext;
-use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, RebalanceProtocol};
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::{BorrowedMessage, Message as _};
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList, TopicPartitionListElem};
-use rdkafka::types::{RDKafkaErrorCode, RDKafkaRespErr};
-use rdkafka::util::Timeout;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rdkafka::types::RDKafkaErrorCode;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 
+use super::callbacks::{Callbacks, Note};
 use super::queue::PartitionQueue;
 use super::raw;
 use super::settings::KafkaSettings;
@@ -118,94 +117,6 @@ pub(crate) fn start(
         .map_err(|error| KafkaError::ClientCreation(error.to_string()))
 }
 
-/// Callbacks run inside `poll` and only leave notes.
-#[derive(Default)]
-struct Callbacks {
-    notes: Mutex<VecDeque<Note>>,
-}
-
-enum Note {
-    Assigned(Vec<i32>),
-    Revoked(Vec<i32>),
-    Statistics(Box<Statistics>),
-    Error(KafkaError, String),
-}
-
-impl Callbacks {
-    fn leave(&self, note: Note) {
-        self.notes.lock().unwrap_or_else(PoisonError::into_inner).push_back(note);
-    }
-
-    fn take(&self) -> Option<Note> {
-        self.notes.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
-    }
-}
-
-impl ClientContext for Callbacks {
-    fn stats(&self, statistics: Statistics) {
-        self.leave(Note::Statistics(Box::new(statistics)));
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        // An end of partition comes here as well as from `poll`, and is no error.
-        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::PartitionEOF) {
-            self.leave(Note::Error(error, reason.to_owned()));
-        }
-    }
-}
-
-impl ConsumerContext for Callbacks {
-    fn rebalance(
-        &self,
-        consumer: &BaseConsumer<Self>,
-        error: RDKafkaRespErr,
-        list: &mut TopicPartitionList,
-    ) {
-        let partitions: Vec<i32> =
-            list.elements().iter().map(TopicPartitionListElem::partition).collect();
-        let cooperative = matches!(consumer.rebalance_protocol(), RebalanceProtocol::Cooperative);
-        let outcome = if error == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
-            // Any position will do: the partition is paused, and the lane seeks. Without one the
-            // client would look up the group's offset and fail where there is none.
-            let mut paused = TopicPartitionList::new();
-            for element in list.elements() {
-                let _ = paused.add_partition_offset(
-                    element.topic(),
-                    element.partition(),
-                    Offset::Offset(0),
-                );
-            }
-            let assigned = if cooperative {
-                consumer.incremental_assign(&paused)
-            } else {
-                consumer.assign(&paused)
-            };
-            let assigned = assigned.and_then(|()| consumer.pause(&paused));
-            self.leave(Note::Assigned(partitions));
-            assigned
-        } else {
-            self.leave(Note::Revoked(partitions));
-            if cooperative { consumer.incremental_unassign(list) } else { consumer.unassign() }
-        };
-        if let Err(error) = outcome {
-            tracing::warn!(%error, "rebalance");
-        }
-    }
-
-    fn commit_callback(&self, result: KafkaResult<()>, _offsets: &TopicPartitionList) {
-        if let Err(error) = result {
-            // Kafka's offset is a hint; the database knows. NoOffset means nothing new to commit.
-            if error.rdkafka_error_code() != Some(RDKafkaErrorCode::NoOffset) {
-                tracing::debug!(%error, "offset commit");
-            }
-        }
-    }
-
-    fn main_queue_min_poll_interval(&self) -> Timeout {
-        Timeout::After(Duration::from_millis(100))
-    }
-}
-
 struct Owner {
     consumer: BaseConsumer<Callbacks>,
     settings: OwnerSettings,
@@ -256,17 +167,12 @@ impl Owner {
             self.obey();
             self.advance();
             let wait = if self.is_seeking() { 10 } else { 50 };
-            let error = match self.consumer.poll(Duration::from_millis(wait)) {
+            match self.consumer.poll(Duration::from_millis(wait)) {
                 Some(Ok(message)) => {
                     deliver(&self.consumer, &mut self.partitions, &self.settings.topic, &message);
-                    None
                 }
-                Some(Err(error)) => Some(error),
-                None => None,
-            };
-            match error {
-                Some(KafkaError::PartitionEOF(partition)) => self.reached_end(partition),
-                Some(error) => self.heed(&error),
+                Some(Err(KafkaError::PartitionEOF(partition))) => self.reached_end(partition),
+                Some(Err(error)) => self.heed(&error),
                 None => {}
             }
             while let Some(note) = self.consumer.context().take() {
@@ -282,12 +188,6 @@ impl Owner {
         let _ = self.events.send(event);
     }
 
-    fn list(&self, partition: i32) -> TopicPartitionList {
-        let mut list = TopicPartitionList::new();
-        list.add_partition(&self.settings.topic, partition);
-        list
-    }
-
     fn is_seeking(&self) -> bool {
         self.partitions.values().any(|p| matches!(p.flow, Flow::Seeking { .. }))
     }
@@ -296,27 +196,24 @@ impl Owner {
         loop {
             match self.commands.try_recv() {
                 Ok(Command::Start { partition, epoch, offset, started }) => {
-                    let list = self.list(partition);
-                    if let Some(assigned) = self.current(partition, epoch) {
+                    let current = current(&mut self.partitions, partition, epoch);
+                    if let Some(assigned) = current {
                         if matches!(assigned.flow, Flow::Running { .. }) {
-                            let _ = self.consumer.pause(&list);
+                            let _ = self.consumer.pause(&list_of(&self.settings.topic, partition));
                         }
-                        if let Some(assigned) = self.current(partition, epoch) {
-                            assigned.queue.clear();
-                            assigned.probe = None;
-                            assigned.flow =
-                                Flow::Seeking { offset, refused: 0, started: Some(started) };
-                        }
+                        assigned.queue.clear();
+                        assigned.probe = None;
+                        assigned.flow =
+                            Flow::Seeking { offset, refused: 0, started: Some(started) };
                     }
                 }
                 Ok(Command::Store { partition, epoch, next_offset }) => {
-                    if self.current(partition, epoch).is_some() {
-                        let topic = self.settings.topic.clone();
-                        if let Err(error) =
-                            self.consumer.store_offset(&topic, partition, next_offset - 1)
-                        {
-                            tracing::debug!(%error, partition, "offset not stored");
-                        }
+                    let topic = &self.settings.topic;
+                    if current(&mut self.partitions, partition, epoch).is_some()
+                        && let Err(error) =
+                            self.consumer.store_offset(topic, partition, next_offset - 1)
+                    {
+                        tracing::debug!(%error, partition, "offset not stored");
                     }
                 }
                 Ok(Command::Close) | Err(mpsc::TryRecvError::Disconnected) => {
@@ -328,16 +225,10 @@ impl Owner {
         }
     }
 
-    fn current(&mut self, partition: i32, epoch: u64) -> Option<&mut Assigned> {
-        self.partitions.get_mut(&partition).filter(|assigned| assigned.epoch == epoch)
-    }
-
     /// Seeks that are due, and queues that have room again.
     fn advance(&mut self) {
         let topic = &self.settings.topic;
         for (&partition, assigned) in &mut self.partitions {
-            let mut list = TopicPartitionList::new();
-            list.add_partition(topic, partition);
             match &mut assigned.flow {
                 Flow::Seeking { offset, refused, started } => {
                     let offset = *offset;
@@ -347,7 +238,8 @@ impl Owner {
                     } else {
                         assign_anew(&self.consumer, topic, partition, offset)
                     };
-                    match sought.and_then(|()| self.consumer.resume(&list)) {
+                    let resumed = |()| self.consumer.resume(&list_of(topic, partition));
+                    match sought.and_then(resumed) {
                         Ok(()) => {
                             if let Some(started) = started.take() {
                                 // A lane that has ended meanwhile needs no answer.
@@ -363,7 +255,7 @@ impl Owner {
                 }
                 Flow::Full { next } if assigned.queue.is_low() => {
                     let next = *next;
-                    match self.consumer.resume(&list) {
+                    match self.consumer.resume(&list_of(topic, partition)) {
                         Ok(()) => assigned.flow = Flow::Running { next },
                         Err(error) => tracing::warn!(%error, partition, "resume"),
                     }
@@ -449,9 +341,7 @@ impl Owner {
             // known before.
             let seen = (next, numbers.ls_offset);
             if records > 0 && assigned.seen == Some(seen) && assigned.probe.is_none() {
-                let mut list = TopicPartitionList::new();
-                list.add_partition(&self.settings.topic, *partition);
-                let _ = self.consumer.pause(&list);
+                let _ = self.consumer.pause(&list_of(&self.settings.topic, *partition));
                 assigned.probe = Some(Probe { end: numbers.ls_offset, reached: None });
                 assigned.flow = Flow::Seeking { offset: next, refused: 0, started: None };
             }
@@ -510,6 +400,22 @@ impl Assigned {
     }
 }
 
+/// The partition, if it is still assigned as of this epoch.
+fn current(
+    partitions: &mut HashMap<i32, Assigned>,
+    partition: i32,
+    epoch: u64,
+) -> Option<&mut Assigned> {
+    partitions.get_mut(&partition).filter(|assigned| assigned.epoch == epoch)
+}
+
+/// One partition, as the client's calls want it.
+fn list_of(topic: &str, partition: i32) -> TopicPartitionList {
+    let mut list = TopicPartitionList::new();
+    list.add_partition(topic, partition);
+    list
+}
+
 /// Puts a record into its lane's queue, and pauses the partition if that stays full.
 fn deliver(
     consumer: &BaseConsumer<Callbacks>,
@@ -530,9 +436,7 @@ fn deliver(
     let next = *next;
     assigned.queue.push(raw::record_of(topic, message));
     if !assigned.queue.wait_for_room(PATIENCE) && matches!(assigned.flow, Flow::Running { .. }) {
-        let mut list = TopicPartitionList::new();
-        list.add_partition(topic, message.partition());
-        match consumer.pause(&list) {
+        match consumer.pause(&list_of(topic, message.partition())) {
             Ok(()) => assigned.flow = Flow::Full { next },
             Err(error) => tracing::warn!(%error, "pause"),
         }

@@ -111,26 +111,6 @@ pub(crate) async fn look(
     .await
 }
 
-/// `(partition, next_offset)` of every partition of the topic that has a row.
-pub(crate) async fn all(
-    connection: &mut PgConnection,
-    group: &str,
-    topic: &str,
-) -> Result<Vec<(i32, i64)>, sqlx::Error> {
-    sqlx::query_as(
-        r"
-        SELECT partition, next_offset
-          FROM partition_progress
-         WHERE consumer_group = $1 AND topic = $2
-         ORDER BY partition
-        ",
-    )
-    .bind(group)
-    .bind(topic)
-    .fetch_all(connection)
-    .await
-}
-
 /// Writes the row of a partition that was added after the group had begun.
 pub(crate) async fn add(
     connection: &mut PgConnection,
@@ -261,7 +241,7 @@ pub(crate) async fn end_older_lanes(
 }
 
 /// `(partition, topic_id, next_offset)` of every partition of the topic that has a row.
-pub(crate) async fn all_with_topic(
+pub(crate) async fn all(
     connection: &mut PgConnection,
     group: &str,
     topic: &str,
