@@ -11,7 +11,7 @@ use crate::kafka::facts::PartitionFacts;
 use crate::kafka::owner::Command;
 use crate::start::{Start, start_of};
 use crate::store::batch::LaneName;
-use crate::store::connect::connect;
+use crate::store::connect::{connect, session_sql};
 use crate::store::position::{self, Progress};
 
 /// How often a stopped partition looks whether an operator has accepted it.
@@ -155,13 +155,9 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
         let limit = lock_timeout * 3 + Duration::from_secs(10);
         let blocked = sqlx::query_scalar::<_, i32>("SELECT pg_backend_pid()");
         let attempt = async {
-            sqlx::raw_sql(sqlx::AssertSqlSafe(format!(
-                "SET lock_timeout = {}; SET statement_timeout = {}; SET synchronous_commit = 'on'",
-                lock_timeout.as_millis(),
-                limit.as_millis()
-            )))
-            .execute(&mut connection)
-            .await?;
+            sqlx::raw_sql(sqlx::AssertSqlSafe(session_sql(lock_timeout, limit)))
+                .execute(&mut connection)
+                .await?;
             match position::take_over(&mut connection, &self.name).await {
                 Err(error) if crate::failure::sqlstate(&error).as_deref() == Some("55P03") => {
                     // Somebody holds the row: perhaps a lane that was frozen in a transaction.

@@ -25,13 +25,43 @@ impl TransactionLimits {
              SET LOCAL statement_timeout = {};
              SET LOCAL idle_in_transaction_session_timeout = {};
              SET LOCAL client_connection_check_interval = 5000;
-             SELECT set_config('synchronous_commit', 'on', true)
-              WHERE current_setting('synchronous_commit') IN ('off', 'local', 'remote_write');",
+             {}",
             self.lock.as_millis(),
             self.statement.as_millis(),
             self.idle.as_millis(),
+            raise_synchronous_commit(Scope::Transaction),
         )
     }
+}
+
+/// What a session begins with whose statements are transactions of their own.
+pub(crate) fn session_sql(lock_timeout: Duration, statement_timeout: Duration) -> String {
+    format!(
+        "SET lock_timeout = {};
+         SET statement_timeout = {};
+         {}",
+        lock_timeout.as_millis(),
+        statement_timeout.as_millis(),
+        raise_synchronous_commit(Scope::Session),
+    )
+}
+
+#[derive(Clone, Copy)]
+enum Scope {
+    Transaction,
+    Session,
+}
+
+/// Raises `synchronous_commit` to `on` where it is less, and leaves it where it is more.
+fn raise_synchronous_commit(scope: Scope) -> String {
+    let is_local = match scope {
+        Scope::Transaction => "true",
+        Scope::Session => "false",
+    };
+    format!(
+        "SELECT set_config('synchronous_commit', 'on', {is_local})
+          WHERE current_setting('synchronous_commit') IN ('off', 'local', 'remote_write');"
+    )
 }
 
 /// How long a connection attempt may take.

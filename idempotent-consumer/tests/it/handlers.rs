@@ -271,28 +271,39 @@ impl MessageHandler for Curious {
     }
 }
 
-#[tokio::test]
-async fn a_transaction_is_durable_and_read_committed_whatever_the_databases_defaults_are() {
+/// The settings a transaction has in a database with these defaults, in order of their names.
+async fn settings_under(defaults: &[&str]) -> Vec<String> {
     let world = World::new().await;
-    for default in ["synchronous_commit = off", "default_transaction_isolation = serializable"] {
+    for default in defaults {
         let database = world.database_url.rsplit('/').next().unwrap();
         let alter = format!("ALTER DATABASE {database} SET {default}");
         sqlx::query(sqlx::AssertSqlSafe(alter)).execute(&world.pool).await.unwrap();
     }
     world.send(0..1);
     world.run(OneByOne(Curious)).await.unwrap();
-    let seen: Vec<(String, String)> =
-        sqlx::query_as("SELECT name, setting FROM seen ORDER BY name")
-            .fetch_all(&world.pool)
-            .await
-            .unwrap();
-    let seen: Vec<(&str, &str)> = seen.iter().map(|(n, s)| (n.as_str(), s.as_str())).collect();
+    sqlx::query_scalar("SELECT name || ' ' || setting FROM seen ORDER BY name")
+        .fetch_all(&world.pool)
+        .await
+        .unwrap()
+}
+
+#[tokio::test]
+async fn a_transaction_is_durable_and_read_committed_whatever_the_databases_defaults_are() {
+    let defaults = ["synchronous_commit = off", "default_transaction_isolation = serializable"];
     assert_eq!(
-        seen,
+        settings_under(&defaults).await,
+        ["lock_timeout 5000", "synchronous_commit on", "transaction_isolation read committed"]
+    );
+}
+
+#[tokio::test]
+async fn a_database_that_waits_for_its_replicas_is_not_made_to_wait_for_less() {
+    assert_eq!(
+        settings_under(&["synchronous_commit = remote_apply"]).await,
         [
-            ("lock_timeout", "5000"),
-            ("synchronous_commit", "on"),
-            ("transaction_isolation", "read committed")
+            "lock_timeout 5000",
+            "synchronous_commit remote_apply",
+            "transaction_isolation read committed"
         ]
     );
 }
