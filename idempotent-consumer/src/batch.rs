@@ -1,5 +1,7 @@
 //! A batch of decoded records, and one transaction over a piece of it.
 
+mod waiting;
+
 use std::collections::HashMap;
 use std::ops::Range;
 use std::panic::AssertUnwindSafe;
@@ -7,27 +9,41 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use sqlx::PgConnection;
+use sqlx::types::time::OffsetDateTime;
 
+use self::waiting::{changes, waits_of};
+use crate::deferral::KeyHash;
 use crate::failure::{FailureClass, class_of, keeps_connection, sqlstate};
-use crate::handler::{Answer, Decoded, Decoder, Handler, HandlerError, Message, Outgoing};
-use crate::identity::{self, Identity};
+use crate::handler::{Answer, Decoded, Decoder, Handler, HandlerError, Message, Outgoing, Poison};
+use crate::identity::{self, IdMode, Identity};
 use crate::message::{MessageId, Record};
 use crate::outcome::{
     Candidate, ClaimVanished, Content, Standing, Verdict, claims, conflict_claims,
     conflict_verdict, judge,
 };
 use crate::plan::Plan;
-use crate::store::batch::{BatchError, Committed, Counts, LaneName, Opened};
+use crate::store::batch::{BatchError, Committed, Counts, Ends, LaneName, Opened};
 use crate::store::dead_letters::NewDeadLetter;
+use crate::store::retry_queue::{Changes, Due};
 
-/// The decoded records of a batch, in the order of their offsets.
+/// The decoded records of a batch, in the order of the log.
 pub(crate) struct Batch<B> {
     items: Vec<Item<B>>,
+    origin: Origin,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    Log,
+    RetryQueue,
 }
 
 struct Item<B> {
     candidate: Candidate,
     slot: Slot<B>,
+    /// Its place in the retry queue, if it comes from there.
+    queue_no: Option<i64>,
+    first_failed_at: Option<OffsetDateTime>,
 }
 
 enum Slot<B> {
@@ -43,6 +59,10 @@ impl<B> Item<B> {
         }
     }
 
+    fn key_hash(&self) -> Option<KeyHash> {
+        self.record().key.as_deref().map(KeyHash::of)
+    }
+
     fn event_type(&self) -> Option<&str> {
         match &self.slot {
             Slot::Usable(message) => message.event_type.as_deref(),
@@ -51,41 +71,70 @@ impl<B> Item<B> {
     }
 }
 
-impl<B> Batch<B> {
-    /// Identifies and decodes records. Poison is found here, before any SQL.
-    pub(crate) fn decode(
-        records: Vec<Record>,
+impl<B> Item<B> {
+    /// Identifies and decodes a record. Poison is found here, before any SQL.
+    fn decode(
+        record: Record,
         topic_id: &str,
+        id_mode: &IdMode,
         decoder: &impl Decoder<Body = B>,
     ) -> Self {
-        let items = records
-            .into_iter()
-            .map(|record| {
-                let Identity { id, fingerprint, event_type } =
-                    identity::identify(&record, topic_id);
-                let (content, slot) = match decoder.decode(&record) {
-                    Ok(Decoded::Message(body)) => {
-                        (Content::Usable, Slot::Usable(Message { id, event_type, body, record }))
-                    }
-                    Ok(Decoded::Skip) => (Content::Skip, Slot::Other { record, event_type }),
-                    Err(poison) => (
-                        Content::Doomed(Verdict::new(
-                            FailureClass::Permanent,
-                            poison.code,
-                            poison.text,
-                            0,
-                        )),
-                        Slot::Other { record, event_type },
-                    ),
-                };
-                Item { candidate: Candidate { id, fingerprint, content }, slot }
-            })
-            .collect();
-        Self { items }
+        let Identity { id, fingerprint, event_type } =
+            identity::identify(&record, topic_id, id_mode);
+        let (content, slot) = match decode(decoder, &record) {
+            Ok(Decoded::Message(body)) => {
+                (Content::Usable, Slot::Usable(Message { id, event_type, body, record }))
+            }
+            Ok(Decoded::Skip) => (Content::Skip, Slot::Other { record, event_type }),
+            Err(Poison { code, text }) => (
+                Content::Doomed(Verdict::new(FailureClass::Permanent, code, text, 0)),
+                Slot::Other { record, event_type },
+            ),
+        };
+        let candidate = Candidate { id, fingerprint, content, of_old_log: false };
+        Self { candidate, slot, queue_no: None, first_failed_at: None }
+    }
+}
+
+impl<B> Batch<B> {
+    /// Records from the log.
+    pub(crate) fn from_log(
+        records: Vec<Record>,
+        topic_id: &str,
+        id_mode: &IdMode,
+        decoder: &impl Decoder<Body = B>,
+    ) -> Self {
+        let decode = |record| Item::decode(record, topic_id, id_mode, decoder);
+        Self { items: records.into_iter().map(decode).collect(), origin: Origin::Log }
+    }
+
+    /// Messages from the retry queue.
+    pub(crate) fn from_retry_queue(
+        due: Vec<Due>,
+        id_mode: &IdMode,
+        decoder: &impl Decoder<Body = B>,
+    ) -> Self {
+        let decode = |due: Due| {
+            let mut item = Item::decode(due.record, &due.topic_id, id_mode, decoder);
+            item.candidate.of_old_log = due.of_old_log;
+            item.queue_no = Some(due.queue_no);
+            item.first_failed_at = due.first_failed_at;
+            item
+        };
+        Self { items: due.into_iter().map(decode).collect(), origin: Origin::RetryQueue }
     }
 
     pub(crate) fn len(&self) -> usize {
         self.items.len()
+    }
+
+    pub(crate) fn is_from_retry_queue(&self) -> bool {
+        self.origin == Origin::RetryQueue
+    }
+
+    /// Where one of its messages is in the retry queue, if it comes from there.
+    pub(crate) fn queue_no(&self, index: usize) -> Option<i64> {
+        self.items[index].queue_no
     }
 
     /// The offset of one of its records.
@@ -99,14 +148,18 @@ impl<B> Batch<B> {
     }
 }
 
+/// A decoder is not to panic. If one does, it is over that record, and would be so again.
+fn decode<D: Decoder>(decoder: &D, record: &Record) -> Result<Decoded<D::Body>, Poison> {
+    std::panic::catch_unwind(AssertUnwindSafe(|| decoder.decode(record))).unwrap_or_else(|panic| {
+        Err(Poison { code: "decoder_panicked".into(), text: panic_text(panic.as_ref()) })
+    })
+}
+
 /// How one transaction over a piece of a batch ended, if it did not fail.
 pub(crate) enum PieceEnd {
     Committed(Committed),
-    /// The handler wants this message later. Nothing was kept.
-    Retry {
-        index: usize,
-        reason: String,
-    },
+    /// The handler wants these messages later, for these reasons. Nothing was kept.
+    Retry(Vec<(usize, String)>),
 }
 
 /// Why one transaction over a piece of a batch failed.
@@ -116,7 +169,7 @@ pub(crate) enum PieceError {
     Batch(#[from] BatchError),
     /// The commit was sent, and its answer did not come. If it went through, progress is there.
     #[error("the outcome of the commit is unknown: {error}")]
-    Commit { error: BatchError, next_offset: i64, database_next: i64, counts: Counts },
+    Commit { error: BatchError, next_offset: Option<i64>, database_next: i64, counts: Counts },
     #[error("{0}")]
     Handler(HandlerError),
     #[error("the handler took longer than {} s", .0.as_secs_f64())]
@@ -150,15 +203,24 @@ impl PieceError {
 
     /// The machine-readable code of the dead letter that this failure may end in.
     pub(crate) fn code(&self) -> String {
-        let state = match self {
-            Self::HandlerTimeout(_) => return "handler_timeout".to_owned(),
-            Self::HandlerPanic(_) => return "handler_panicked".to_owned(),
-            Self::Handler(error) => error.sqlstate(),
+        match self {
+            Self::HandlerTimeout(_) => "handler_timeout".to_owned(),
+            Self::HandlerPanic(_) => "handler_panicked".to_owned(),
+            _ => self
+                .database_error()
+                .and_then(|error| sqlstate(error))
+                .map_or_else(|| "handler_failed".to_owned(), |state| format!("sqlstate_{state}")),
+        }
+    }
+
+    /// The database error in it.
+    pub(crate) fn database_error(&self) -> Option<&sqlx::Error> {
+        match self {
+            Self::Handler(error) => error.database_error(),
             Self::Batch(BatchError::Database(error))
-            | Self::Commit { error: BatchError::Database(error), .. } => sqlstate(error),
+            | Self::Commit { error: BatchError::Database(error), .. } => Some(error),
             _ => None,
-        };
-        state.map_or_else(|| "handler_failed".to_owned(), |state| format!("sqlstate_{state}"))
+        }
     }
 
     /// Whether the connection is still good. A future of it that was dropped half way is not.
@@ -189,14 +251,17 @@ fn class_of_own(error: &sqlx::Error) -> FailureClass {
 pub(crate) struct Setting<'a, H> {
     pub handler: &'a H,
     pub lane: &'a LaneName,
+    pub topic_id: &'a str,
     pub dlq_topic: &'a str,
     pub begin_sql: &'a str,
+    /// The wait after so many failures of a message.
+    pub retry_delay: &'a (dyn Fn(u32) -> Duration + Sync),
     pub handler_timeout: Duration,
     /// Refuses a share of dead letters that is too high.
     pub check_dead_letters: &'a (dyn Fn(Counts) -> Result<(), PieceError> + Sync),
 }
 
-/// One transaction: claim, judge, apply, dead-letter, progress, commit.
+/// One transaction: see what has to wait; claim, judge, apply, dead-letter; progress, commit.
 pub(crate) async fn run_piece<H: Handler>(
     connection: &mut PgConnection,
     setting: &Setting<'_, H>,
@@ -204,11 +269,17 @@ pub(crate) async fn run_piece<H: Handler>(
     plan: &Plan,
     range: Range<usize>,
 ) -> Result<PieceEnd, PieceError> {
-    let items = &batch.items[range.clone()];
-    let candidates: Vec<Candidate> = items
+    let mut opened = Opened::begin(connection, setting.lane, setting.begin_sql).await?;
+    let waits = waits_of(&mut opened, setting, batch, plan, range.clone()).await?;
+
+    // Those that do not wait, and of each its index in the batch.
+    let present: Vec<usize> =
+        range.clone().zip(&waits).filter(|(_, wait)| wait.is_none()).map(|(i, _)| i).collect();
+    let items: Vec<&Item<H::Body>> = present.iter().map(|index| &batch.items[*index]).collect();
+    let mut candidates: Vec<Candidate> = items
         .iter()
-        .zip(range.clone())
-        .map(|(item, index)| match plan.verdict(index) {
+        .zip(&present)
+        .map(|(item, index)| match plan.verdict(*index) {
             Some(verdict) => {
                 Candidate { content: Content::Doomed(verdict.clone()), ..item.candidate.clone() }
             }
@@ -217,7 +288,11 @@ pub(crate) async fn run_piece<H: Handler>(
         .collect();
     let offsets: Vec<i64> = items.iter().map(|item| item.record().offset).collect();
 
-    let opened = Opened::begin(connection, setting.lane, setting.begin_sql).await?;
+    if batch.origin == Origin::Log {
+        for (candidate, item) in candidates.iter_mut().zip(&items) {
+            opened.memory.admit(candidate, item.record());
+        }
+    }
     let mut claimed = opened.claim(&claims(&candidates), &candidates, &offsets).await?;
     let standings = judge(&candidates, &claimed.result)?;
     let conflicts_won =
@@ -252,11 +327,15 @@ pub(crate) async fn run_piece<H: Handler>(
         if given.len() != fresh.len() {
             return Err(PieceError::WrongAnswers { expected: fresh.len(), got: given.len() });
         }
-        for (at, answer) in fresh.iter().zip(given) {
+        answers = fresh.iter().copied().zip(given).collect();
+        let mut later: Vec<(usize, String)> = Vec::new();
+        for (at, answer) in &mut answers {
             if let Answer::Retry(reason) = answer {
-                return Ok(PieceEnd::Retry { index: range.start + at, reason });
+                later.push((present[*at], std::mem::take(reason)));
             }
-            answers.insert(*at, answer);
+        }
+        if !later.is_empty() {
+            return Ok(PieceEnd::Retry(later));
         }
     }
 
@@ -272,7 +351,7 @@ pub(crate) async fn run_piece<H: Handler>(
                 verdicts.push((at, id, verdict.clone()));
             }
             (Standing::Fresh, Content::Usable, Some(Answer::Rejected(code, text))) => {
-                let attempts = plan.attempts(range.start + at) + 1;
+                let attempts = plan.attempts(present[at]) + 1;
                 rejected.push(id);
                 verdicts.push((
                     at,
@@ -281,7 +360,7 @@ pub(crate) async fn run_piece<H: Handler>(
                 ));
             }
             (Standing::Fresh, Content::Usable, _) => counts.applied += 1,
-            (Standing::Duplicate, ..) => counts.duplicates += 1,
+            (Standing::Duplicate, ..) | (_, Content::Settled, _) => counts.duplicates += 1,
             (Standing::Conflict(other), ..) => {
                 let first = !verdicts.iter().any(|(_, known, _)| known == other);
                 if first && conflicts_won.contains(other) {
@@ -305,12 +384,25 @@ pub(crate) async fn run_piece<H: Handler>(
             record: items[*at].record(),
             verdict,
             now_ms,
+            first_failed_at: items[*at].first_failed_at,
         })
         .collect();
-
-    let next_offset = offsets.last().map_or(0, |last| last + 1);
-    let finished =
-        claimed.finish(&rejected, &dead, &outgoing, setting.dlq_topic, next_offset, counts).await?;
+    let queue = changes(setting, batch, plan, range.clone().zip(waits), &mut counts);
+    let next_offset = match batch.origin {
+        Origin::Log => range.last().map(|last| batch.offset(last) + 1),
+        Origin::RetryQueue => None,
+    };
+    let ends = Ends {
+        rejected,
+        dead,
+        outgoing: &outgoing,
+        dlq_topic: setting.dlq_topic,
+        topic_id: setting.topic_id,
+        queue,
+        next_offset,
+        counts,
+    };
+    let finished = claimed.finish(&ends).await?;
     let database_next = finished.database_next;
     finished.commit().await.map(PieceEnd::Committed).map_err(|error| PieceError::Commit {
         error,
@@ -333,15 +425,26 @@ pub(crate) async fn run_empty(
     connection: &mut PgConnection,
     lane: &LaneName,
     begin_sql: &str,
-    offset: i64,
+    offset: Option<i64>,
 ) -> Result<Committed, PieceError> {
     let claimed = Opened::begin(connection, lane, begin_sql).await?.claim(&[], &[], &[]).await?;
-    let finished = claimed.finish(&[], &[], &[], "", offset, Counts::default()).await?;
+    let counts = Counts::default();
+    let ends = Ends {
+        rejected: Vec::new(),
+        dead: Vec::new(),
+        outgoing: &[],
+        dlq_topic: "",
+        topic_id: "",
+        queue: Changes::default(),
+        next_offset: offset,
+        counts,
+    };
+    let finished = claimed.finish(&ends).await?;
     let database_next = finished.database_next;
     finished.commit().await.map_err(|error| PieceError::Commit {
         error,
         next_offset: offset,
         database_next,
-        counts: Counts::default(),
+        counts,
     })
 }

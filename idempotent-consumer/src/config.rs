@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::identity::IdMode;
 use crate::kafka::settings::KafkaSettings;
 use crate::retry::Backoff;
 
@@ -16,6 +17,8 @@ pub struct EngineConfig {
     pub dlq_topic: String,
     /// Kafka's consumer group, and the scope of the claims.
     pub group: String,
+    /// Where a message's id comes from. The first run records it, another one is refused.
+    pub message_id_from: IdMode,
     /// Partitions of topics that have to be created.
     pub partitions: usize,
     /// Create missing topics; refuse to start otherwise.
@@ -43,6 +46,10 @@ pub struct EngineConfig {
     /// Share of messages dead-lettered, of the last thousand or so, above which the engine stops
     /// and dead-letters nothing more: a bad deployment, not bad messages.
     pub max_dead_letter_ratio: Option<f64>,
+    /// Claims older than this may be purged, and messages older than this that have none are
+    /// dead-lettered. `None` leaves the database's recorded window as it is: without one, claims
+    /// are kept for ever.
+    pub dedup_window: Option<Duration>,
     /// End by itself once there has been nothing to do for so long.
     pub exit_when_idle: Option<Duration>,
     /// How long a stop waits for open transactions.
@@ -58,6 +65,7 @@ impl EngineConfig {
             dlq_topic: format!("{topic}.dlq"),
             topic,
             group: group.into(),
+            message_id_from: IdMode::default(),
             partitions: 6,
             create_topics: true,
             concurrency: 4,
@@ -66,10 +74,7 @@ impl EngineConfig {
             batch_linger: Duration::ZERO,
             buffer_bytes: 32 * 1024 * 1024,
             max_attempts: 5,
-            retry_backoff: Backoff {
-                base: Duration::from_millis(200),
-                cap: Duration::from_secs(30),
-            },
+            retry_backoff: Backoff { base: Duration::from_secs(1), cap: Duration::from_mins(5) },
             infrastructure_backoff: Backoff {
                 base: Duration::from_millis(100),
                 cap: Duration::from_secs(5),
@@ -77,6 +82,7 @@ impl EngineConfig {
             handler_timeout: Duration::from_secs(20),
             lock_timeout: Duration::from_secs(5),
             max_dead_letter_ratio: None,
+            dedup_window: None,
             exit_when_idle: None,
             shutdown_timeout: Duration::from_secs(30),
         }

@@ -16,15 +16,16 @@ use uuid::Uuid;
 use crate::config::EngineConfig;
 use crate::handler::{Decoder, Handler, Json};
 use crate::health::Health;
-use crate::identity::{FINGERPRINT_VERSION, ID_MODE};
+use crate::identity::FINGERPRINT_VERSION;
 use crate::kafka::admin::{AdminError, Ensured};
 use crate::kafka::facts::Facts;
 use crate::kafka::owner::{self, Command, Event, OwnerSettings};
 use crate::lane::Lane;
+use crate::purge::{self, PurgeError};
 use crate::relay::Relay;
 use crate::shared::{Shared, Totals};
 use crate::store::scope::Scope;
-use crate::store::{migrate, position, scope};
+use crate::store::{migrate, position, retry_queue, scope};
 
 /// Why an engine did not start, or stopped by itself.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +44,11 @@ pub enum EngineError {
         "the topic {0} does not exist; create it, or let the consumer create it with its partitions"
     )]
     TopicMissing(String),
+    /// The database cannot hold every text.
+    #[error(
+        "the database's encoding is {0}, and messages are UTF-8; create it with ENCODING 'UTF8'"
+    )]
+    Encoding(String),
     /// Migrations are missing.
     #[error("the database lacks the engine's migrations ({}); run `migrate` first", .0.join(", "))]
     SchemaMissing(Vec<String>),
@@ -60,6 +66,9 @@ pub enum EngineError {
         /// What this run was given.
         given: String,
     },
+    /// The dedup window is not long enough, or that could not be told.
+    #[error(transparent)]
+    Window(#[from] PurgeError),
     /// Consumption stopped because going on would have been wrong: our mistake, not a message's.
     #[error("stopped at {partition}: {reason}; nothing was dead-lettered for it")]
     Stopped {
@@ -73,7 +82,7 @@ pub enum EngineError {
 /// What a run has done.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct Summary {
-    /// Messages that came to an end: the sum of the four below and `deferred`.
+    /// Messages that came to an end: applied, duplicates, dead-lettered and skipped.
     pub events: u64,
     /// From the first record to the last commit.
     pub seconds: f64,
@@ -87,7 +96,7 @@ pub struct Summary {
     pub dead_lettered: u64,
     /// Passed over on purpose.
     pub skipped: u64,
-    /// Put aside to be tried again later.
+    /// Put into the retry queue. What came out of it again has an end, and is counted there.
     pub deferred: u64,
 }
 
@@ -132,6 +141,7 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Engine<H, D> {
         let facts = Arc::new(Facts::new(&config.kafka, &config.group, timeout)?);
         prepare_topics(&config, &facts).await?;
         prepare_database(&config, &facts, &pool).await?;
+        prepare_window(&config, &pool, timeout).await?;
 
         let (commands, commands_in) = mpsc::channel();
         let (events_out, events) = unbounded_channel();
@@ -204,7 +214,7 @@ fn summary(totals: &Totals) -> Summary {
         duplicates,
         dead_lettered,
         skipped,
-        deferred: 0,
+        deferred: totals.deferred.load(Relaxed),
     }
 }
 
@@ -230,6 +240,11 @@ async fn prepare_database(
     pool: &PgPool,
 ) -> Result<(), EngineError> {
     let mut connection = pool.acquire().await?;
+    let encoding: String =
+        sqlx::query_scalar("SHOW server_encoding").fetch_one(&mut *connection).await?;
+    if encoding != "UTF8" {
+        return Err(EngineError::Encoding(encoding));
+    }
     let missing =
         migrate::pending(&migrate::engine(), migrate::TRACKING_TABLE, &mut connection).await?;
     if !missing.is_empty() {
@@ -237,7 +252,7 @@ async fn prepare_database(
     }
     let given = Scope {
         consumer_group: config.group.clone(),
-        id_mode: ID_MODE.to_owned(),
+        id_mode: config.message_id_from.to_string(),
         fingerprint_version: i16::from(FINGERPRINT_VERSION),
     };
     let recorded = scope::record(&mut connection, &given).await?;
@@ -256,6 +271,20 @@ async fn prepare_database(
             found.ok_or_else(|| EngineError::TopicMissing(config.topic.clone()))?;
         position::register(&mut connection, &config.group, &config.topic, &topic_id, &starts)
             .await?;
+    }
+    Ok(())
+}
+
+/// Checks the dedup window against the topics' retention, and records it.
+async fn prepare_window(
+    config: &EngineConfig,
+    pool: &PgPool,
+    timeout: Duration,
+) -> Result<(), EngineError> {
+    if let Some(window) = config.dedup_window {
+        let topics = [config.topic.as_str(), config.dlq_topic.as_str()];
+        purge::check_window(&config.kafka, topics, window, timeout).await?;
+        purge::adopt(&mut *pool.acquire().await?, window).await?;
     }
     Ok(())
 }
@@ -366,6 +395,8 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lanes<H, D> {
                 {
                     running.cancel.cancel();
                 }
+                // Cleared by the end of the rebalance; if none comes, we are out of the group.
+                shared.health.set("group", "partitions were taken back, waiting for the group");
                 self.lag.remove(&partition);
                 metrics::gauge!("idempotent_consumer_lag_records", "partition" => partition.to_string())
                     .set(0.0);
@@ -409,10 +440,17 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lanes<H, D> {
             && totals.busy_lanes.load(Relaxed) == 0
             && totals.idle_seconds() >= limit.as_secs_f64()
             && self.running.keys().all(|p| self.lag.get(p).is_some_and(|lag| *lag == 0));
-        quiet
-            && sqlx::query_scalar("SELECT NOT EXISTS (SELECT FROM outbox WHERE refused_at IS NULL)")
-                .fetch_one(pool)
-                .await
-                .unwrap_or(false)
+        quiet && self.is_settled(pool).await.unwrap_or(false)
+    }
+
+    /// Whether nothing waits in the tables.
+    async fn is_settled(&self, pool: &PgPool) -> Result<bool, sqlx::Error> {
+        let mut connection = pool.acquire().await?;
+        let EngineConfig { group, topic, .. } = &self.shared.config;
+        let published =
+            sqlx::query_scalar("SELECT NOT EXISTS (SELECT FROM outbox WHERE refused_at IS NULL)")
+                .fetch_one(&mut *connection)
+                .await?;
+        Ok(published && retry_queue::is_empty(&mut connection, group, topic).await?)
     }
 }

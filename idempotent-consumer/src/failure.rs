@@ -41,6 +41,13 @@ pub fn class_of_sqlstate(code: &str) -> FailureClass {
     }
 }
 
+/// Whether a database error may be of one batch's making. Not if it is of the whole database (disk
+/// full, too many connections, read-only, a storage error), though small transactions may go
+/// through.
+pub fn may_be_of_one_batch(error: &sqlx::Error) -> bool {
+    !sqlstate(error).is_some_and(|code| matches!(code.get(..2), Some("25" | "53" | "58")))
+}
+
 /// The class of an error of the database client.
 pub fn class_of(error: &sqlx::Error) -> FailureClass {
     match error {
@@ -62,14 +69,19 @@ pub fn class_of(error: &sqlx::Error) -> FailureClass {
 
 /// The class of any error: that of the first database error among its sources.
 pub fn class_of_any(error: &(dyn Error + 'static)) -> FailureClass {
+    database_error(error).map_or(FailureClass::Infrastructure, class_of)
+}
+
+/// The first error of the database client among an error's sources.
+pub fn database_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a sqlx::Error> {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(database) = error.downcast_ref::<sqlx::Error>() {
-            return class_of(database);
+            return Some(database);
         }
         next = error.source();
     }
-    FailureClass::Infrastructure
+    None
 }
 
 /// Whether the connection may still be used after this error.
@@ -89,14 +101,10 @@ pub fn keeps_connection(error: &sqlx::Error) -> bool {
 
 /// The machine-readable code of an error: its SQLSTATE, or `None` if no database error is in it.
 pub fn sqlstate(error: &(dyn Error + 'static)) -> Option<String> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(sqlx::Error::Database(database)) = error.downcast_ref::<sqlx::Error>() {
-            return database.code().map(std::borrow::Cow::into_owned);
-        }
-        next = error.source();
+    match database_error(error)? {
+        sqlx::Error::Database(database) => database.code().map(std::borrow::Cow::into_owned),
+        _ => None,
     }
-    None
 }
 
 #[cfg(test)]

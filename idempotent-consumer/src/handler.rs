@@ -9,7 +9,7 @@ use std::marker::PhantomData;
 use serde::de::DeserializeOwned;
 use sqlx::PgConnection;
 
-use crate::failure::{FailureClass, class_of_any, sqlstate};
+use crate::failure::{FailureClass, class_of_any, database_error, sqlstate};
 use crate::message::{Headers, MessageId, Record};
 
 /// Turns a record into what the handler works on. Runs before any SQL.
@@ -86,7 +86,8 @@ pub enum Answer {
     Applied,
     /// It must not be applied, now or ever: a dead letter, with this code and text.
     Rejected(Cow<'static, str>, String),
-    /// Not now: try it again later, up to the limit. The reason is for people.
+    /// Not now: try it again later, up to the limit, and those behind it with its key after it. The
+    /// reason is for people.
     Retry(String),
 }
 
@@ -153,13 +154,7 @@ impl<H: MessageHandler> Handler for OneByOne<H> {
             if answer != Answer::Applied {
                 context.outgoing.truncate(published);
             }
-            let again = matches!(answer, Answer::Retry(_));
             answers.push(answer);
-            if again {
-                // The rest of the batch is rolled back with it.
-                answers.resize(batch.len(), Answer::Retry(String::new()));
-                break;
-            }
         }
         Ok(answers)
     }
@@ -236,15 +231,13 @@ impl HandlerError {
         sqlstate(self.source.as_ref())
     }
 
+    /// The database error inside it.
+    pub(crate) fn database_error(&self) -> Option<&sqlx::Error> {
+        database_error(self.source.as_ref())
+    }
+
     pub(crate) fn keeps_connection(&self) -> bool {
-        let mut next: Option<&(dyn Error + 'static)> = Some(self.source.as_ref());
-        while let Some(error) = next {
-            if let Some(database) = error.downcast_ref::<sqlx::Error>() {
-                return crate::failure::keeps_connection(database);
-            }
-            next = error.source();
-        }
-        true
+        self.database_error().is_none_or(crate::failure::keeps_connection)
     }
 }
 

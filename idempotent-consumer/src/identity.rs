@@ -1,7 +1,10 @@
 //! Which message a record is, and what it says. Pure.
 //!
 //! The envelope is CloudEvents 1.0 for Kafka: attributes as `ce_…` headers (binary mode) or as
-//! members of a JSON value (structured mode).
+//! members of a JSON value (structured mode). The id may be elsewhere, see [`IdMode`].
+
+mod id_mode;
+mod pointer;
 
 use std::borrow::Cow;
 
@@ -9,13 +12,12 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
+pub use self::id_mode::{HeaderName, IdMode, IdModeError};
+pub use self::pointer::{JsonPointer, PointerError};
 use crate::message::{Fingerprint, Headers, MessageId, Record};
 
 /// Of the fingerprint's first byte, and of `dedup_scope`.
 pub const FINGERPRINT_VERSION: u8 = 1;
-
-/// The name under which `dedup_scope` records that ids come from `ce_id`.
-pub const ID_MODE: &str = "ce_id";
 
 /// Namespace of ids made from a producer's own id text. Fixed for ever: another value would let
 /// every message of that kind be applied again.
@@ -156,12 +158,12 @@ pub struct Identity {
 }
 
 /// Derives the [`Identity`] of a record.
-pub fn identify(record: &Record, topic_id: &str) -> Identity {
+pub fn identify(record: &Record, topic_id: &str, id_mode: &IdMode) -> Identity {
     let envelope = envelope(record);
     let fingerprint =
         fingerprint(envelope.event_type.as_deref(), record.key.as_deref(), record.value.as_deref());
-    let id = match envelope.id.as_deref() {
-        Some(id) => id_from_text(envelope.source.as_deref(), id),
+    let id = match id_mode.id_text(record, &envelope) {
+        Some(id) => id_from_text(envelope.source.as_deref(), &id),
         None => id_from_position(topic_id, record, fingerprint),
     };
     Identity { id, fingerprint, event_type: envelope.event_type.map(Cow::into_owned) }
@@ -197,6 +199,17 @@ mod tests {
             value: value.map(<[u8]>::to_vec),
             headers: headers.iter().copied().collect(),
         }
+    }
+
+    fn identify(record: &Record, topic_id: &str) -> Identity {
+        super::identify(record, topic_id, &IdMode::CeId)
+    }
+
+    /// The id by that mode; `None` if it is that of the place.
+    fn id_by(id_mode: &str, record: &Record) -> Option<MessageId> {
+        let Identity { id, fingerprint, .. } =
+            super::identify(record, "x", &id_mode.parse().unwrap());
+        (id != id_from_position("x", record, fingerprint)).then_some(id)
     }
 
     #[test]
@@ -263,6 +276,48 @@ mod tests {
         assert_eq!(identity.id, id_from_position("x", &broken, identity.fingerprint));
     }
 
+    #[test]
+    fn an_id_counts_the_same_wherever_it_stands() {
+        let uuid = "0192d4e0-7b1a-7c3e-8a55-0123456789ab";
+        for text in ["7", "order-7", uuid] {
+            let with = |name, value: &[u8]| {
+                record(&[("ce_id", "other"), ("ce_source", "/shop"), (name, text)], Some(value))
+            };
+            let id = Some(id_from_text(Some("/shop"), text));
+            assert_eq!(id_by("header:Message-Id", &with("message-iD", b"no JSON")), id);
+            assert_eq!(id_by("ce_id", &with("ce_id", b"no JSON")), id, "the last header counts");
+            let value = format!(r#"{{"event":{{"ids":[null,"{text}"]}}}}"#);
+            assert_eq!(id_by("json:/event/ids/1", &with("x", value.as_bytes())), id);
+            let structured =
+                format!(r#"{{"id":"other","source":"/shop","data":{{"no":"{text}"}}}}"#);
+            let headers = [("content-type", "application/cloudevents+json")];
+            assert_eq!(id_by("json:/data/no", &record(&headers, Some(structured.as_bytes()))), id);
+        }
+        let number = record(&[("ce_source", "/shop")], Some(br#"{"no":7}"#));
+        assert_eq!(id_by("json:/no", &number), Some(id_from_text(Some("/shop"), "7")));
+    }
+
+    #[test]
+    fn where_no_id_is_found_the_record_is_known_by_its_place() {
+        let all = record(&[("ce_id", "7"), ("id", "7")], Some(br#"{"id":"7"}"#));
+        assert_eq!(id_by("position", &all), None, "whatever the producer says");
+        for (headers, value) in [
+            (&[][..], None),
+            (&[("id", "")], Some(&b""[..])),
+            (&[("Id ", "7")], Some(br#"{"id":""}"#)),
+            (&[], Some(br#"{"id":null}"#)),
+            (&[], Some(br#"{"id":{"id":"7"}}"#)),
+            (&[], Some(br#"{"id":"7""#)),
+        ] {
+            for id_mode in ["header:id", "json:/id"] {
+                assert_eq!(id_by(id_mode, &record(headers, value)), None, "{headers:?}");
+            }
+        }
+        let mut binary = record(&[("id", "7")], None);
+        binary.headers.push("id", Some(b"\xff"));
+        assert_eq!(id_by("header:id", &binary), None, "the last one is no text");
+    }
+
     proptest! {
         #[test]
         fn arbitrary_records_have_an_identity_and_never_panic(
@@ -277,7 +332,9 @@ mod tests {
             for (name, value) in &names {
                 r.headers.push(name, value.as_deref());
             }
-            prop_assert_eq!(identify(&r, "t"), identify(&r.clone(), "t"));
+            for id_mode in ["ce_id", "header:id", "json:/0/a", "position"] {
+                prop_assert_eq!(id_by(id_mode, &r), id_by(id_mode, &r.clone()));
+            }
         }
     }
 }

@@ -9,6 +9,7 @@ mod dead_letters;
 mod fate;
 mod json;
 mod overview;
+mod retry_queue;
 mod scan;
 mod topic;
 
@@ -22,10 +23,23 @@ pub use overview::{
     DeadLetterCount, LostRange, OutboxState, Overview, PartitionProgress, RefusedRow,
     dead_letter_counts, known_consumers, lost_ranges, outbox, overview, partitions,
 };
+pub use retry_queue::{RetryHead, RetryQueueState, Waiting, list_retry_heads, retry_queue};
 pub use scan::{ScanError, ScanProgress, ScannedPartition, ScannedTopic, scan_log};
 pub use topic::{LogBounds, NotStarting, TopicLog, not_starting, topic_log};
 
 use sqlx::{Connection, PgConnection, Postgres, Transaction};
+
+use crate::identity::IdMode;
+use crate::store::scope;
+
+/// Where the ids of the database's claims come from, as its first run recorded it; the default
+/// before that.
+///
+/// # Errors
+/// The database does not answer, lacks the engine's tables, or is a newer version's.
+pub async fn id_mode(connection: &mut PgConnection) -> Result<IdMode, sqlx::Error> {
+    scope::id_mode(connection).await
+}
 
 /// Begins a snapshot, so that the answers to several questions agree.
 ///

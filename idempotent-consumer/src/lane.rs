@@ -10,6 +10,8 @@
 //! dropped with it.
 
 mod positioning;
+mod recovery;
+mod retries;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -20,26 +22,30 @@ use sqlx::PgConnection;
 use tokio_util::sync::CancellationToken;
 
 use self::positioning::application_name;
-use crate::batch::{Batch, PieceEnd, PieceError, Setting, run_empty, run_piece};
+use self::recovery::{Failures, Reconnected};
+use crate::batch::{Batch, PieceEnd, Setting, run_empty, run_piece};
 use crate::failure::FailureClass;
 use crate::handler::{Decoder, Handler};
 use crate::kafka::owner::Command;
 use crate::kafka::queue::{PartitionQueue, Taken};
 use crate::message::Record;
 use crate::outcome::Verdict;
-use crate::plan::Plan;
+use crate::plan::{Failed, Plan};
 use crate::retry::Backoff;
 use crate::shared::Shared;
-use crate::store::batch::{BatchError, Committed, Counts, LaneName};
+use crate::store::batch::{Committed, Counts, LaneName};
 use crate::store::position;
 
-/// How often an idle lane makes sure that the database is still where it left it.
-const HEARTBEAT: Duration = Duration::from_secs(5);
+/// While something waits in the retry queue, how often it is looked at, since an operator may have
+/// changed it.
+const RETRY_POLL: Duration = Duration::from_secs(1);
 
-/// After so many failures of one batch while others commit, the batch is to blame.
-const BLAME_AFTER_FAILURES: u32 = 5;
-/// So many commits of others count as "others commit".
-const BLAME_AFTER_COMMITS: u64 = 5;
+/// How long a turn at the retry queue may take before the log has its turn, as far as it is in
+/// several transactions.
+const RETRY_TURN: Duration = Duration::from_secs(2);
+
+/// How often a lane makes sure that database and log are still where it left them.
+const HEARTBEAT: Duration = Duration::from_secs(5);
 
 pub(crate) struct Lane<H, D> {
     shared: Arc<Shared<H, D>>,
@@ -57,25 +63,33 @@ pub(crate) struct Lane<H, D> {
     connection: Option<PgConnection>,
     /// `partition_progress.next_offset` as this lane left it.
     database_next: i64,
-    /// A commit whose answer did not come: where progress stands if it went through.
-    in_doubt: Option<Committed>,
+    /// A commit whose answer did not come.
+    in_doubt: Option<InDoubt>,
+    /// When the retry queue is to be looked at; `None` while this partition has nothing there.
+    next_retry: Option<Instant>,
     /// Ends of the other partitions when this one was found to be new.
     wait_for: Option<Vec<(i32, i64)>>,
+}
+
+/// A commit whose answer did not come.
+struct InDoubt {
+    /// What it came to if it went through.
+    committed: Committed,
+    /// Where that shows.
+    witness: Witness,
+}
+
+enum Witness {
+    /// `partition_progress.next_offset` has moved.
+    Progress,
+    /// This message has left the retry queue.
+    Left(i64),
 }
 
 /// Why a lane leaves what it is doing.
 enum Leave {
     Cancelled,
     Reposition,
-}
-
-/// What a new connection found.
-enum Reconnected {
-    /// Nothing has changed behind the lane's back.
-    AsLeft,
-    /// The commit in doubt went through.
-    Committed(Committed),
-    Moved,
 }
 
 impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
@@ -109,6 +123,7 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
             connection: None,
             database_next: 0,
             in_doubt: None,
+            next_retry: None,
             wait_for: None,
         }
     }
@@ -152,18 +167,33 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
     async fn work(&mut self) -> Leave {
         let (max_records, max_bytes) =
             (self.shared.config.batch_size, self.shared.config.batch_bytes);
+        let mut checked = Instant::now();
         loop {
+            if checked.elapsed() >= HEARTBEAT {
+                if let Err(leave) = self.heartbeat().await {
+                    return leave;
+                }
+                checked = Instant::now();
+            }
+            // In turns with the log, so that neither keeps the other waiting.
+            if self.next_retry.is_some_and(|at| at <= Instant::now())
+                && let Err(leave) = self.retry_round().await
+            {
+                return leave;
+            }
+            let idle = self.next_retry.map_or(HEARTBEAT, |at| {
+                at.saturating_duration_since(Instant::now()).min(HEARTBEAT)
+            });
             let taken = tokio::select! {
                 biased;
                 () = self.cancel.cancelled() => return Leave::Cancelled,
                 () = self.disoriented.notified() => return Leave::Reposition,
-                taken = self.queue.take(max_records, max_bytes) => Some(taken),
-                () = tokio::time::sleep(HEARTBEAT) => None,
+                taken = self.queue.take(max_records, max_bytes) => taken,
+                () = tokio::time::sleep(idle) => continue,
             };
             let left = match taken {
-                Some(Taken::Records(records)) => self.work_off(records).await,
-                Some(Taken::End(offset)) => self.advance(offset).await,
-                None => self.heartbeat().await,
+                Taken::Records(records) => self.work_off(records).await,
+                Taken::End(offset) => self.advance(offset).await,
             };
             if let Err(leave) = left {
                 return leave;
@@ -176,7 +206,12 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
         shared.totals.note_work();
         shared.totals.busy_lanes.fetch_add(1, Relaxed);
         let done = match self.linger(records).await {
-            Ok(records) => self.process(records).await,
+            Ok(records) => {
+                let id_mode = &shared.config.message_id_from;
+                let batch = Batch::from_log(records, &self.topic_id, id_mode, &shared.decoder);
+                let plan = Plan::new(vec![0; batch.len()], shared.config.max_attempts);
+                self.process(&batch, plan).await
+            }
             Err(leave) => Err(leave),
         };
         shared.totals.busy_lanes.fetch_sub(1, Relaxed);
@@ -194,20 +229,20 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
     }
 
     /// Works a batch off, in as many transactions as it takes.
-    async fn process(&mut self, records: Vec<Record>) -> Result<(), Leave> {
+    async fn process(&mut self, batch: &Batch<H::Body>, mut plan: Plan) -> Result<(), Leave> {
         let shared = Arc::clone(&self.shared);
-        let batch = Batch::decode(records, &self.topic_id, &shared.decoder);
-        let mut plan = Plan::new(batch.len(), shared.config.max_attempts);
         let mut failures = Failures::default();
+        let started = Instant::now();
         while let Some(step) = plan.next_step() {
             if self.cancel.is_cancelled() {
                 return Err(Leave::Cancelled);
             }
-            if step.failed_attempts > 0 && failures.count == 0 {
-                self.sleep(delay(&shared.config.retry_backoff, step.failed_attempts)).await?;
+            if batch.is_from_retry_queue() && started.elapsed() > RETRY_TURN {
+                // The rest stays due. It is the log's turn.
+                return Ok(());
             }
             if self.connection.is_none() {
-                match self.reconnect(&mut failures).await? {
+                match self.reconnect().await? {
                     Reconnected::AsLeft => {}
                     Reconnected::Moved => return Err(Leave::Reposition),
                     Reconnected::Committed(committed) => {
@@ -224,21 +259,22 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
                 let setting = Setting {
                     handler: &shared.handler,
                     lane: &self.name,
+                    topic_id: &self.topic_id,
                     dlq_topic: &shared.config.dlq_topic,
                     begin_sql: &shared.begin_sql,
+                    retry_delay: &|attempts| delay(&shared.config.retry_backoff, attempts),
                     handler_timeout: shared.config.handler_timeout,
                     check_dead_letters: &|counts| {
                         shared.totals.check(counts, shared.config.max_dead_letter_ratio)
                     },
                 };
                 let limit = shared.config.handler_timeout * 2 + Duration::from_secs(30);
-                let piece = run_piece(&mut connection, &setting, &batch, &plan, step.range.clone());
+                let piece = run_piece(&mut connection, &setting, batch, &plan, step.range.clone());
                 tokio::time::timeout(limit, piece).await
             };
             let Ok(ended) = ended else {
                 // The server has gone silent. What it made of the transaction, it will tell.
-                failures.note(&shared.totals);
-                self.back_off(failures.count, "database: no answer").await?;
+                self.back_off(1, "database: no answer").await?;
                 continue;
             };
             match ended {
@@ -252,122 +288,49 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
                         .record(step.range.len() as f64);
                     self.settle(&committed);
                 }
-                Ok(PieceEnd::Retry { index, reason }) => {
+                Ok(PieceEnd::Retry(later)) => {
                     self.connection = rolled_back(connection).await;
                     failures = Failures::default();
-                    tracing::warn!(
-                        partition = %self.label, offset = batch.offset(index), id = %batch.id(index),
-                        attempt = plan.attempts(index) + 1, "to be retried: {reason}"
-                    );
-                    plan.retry(index, |attempts| {
-                        let text = format!("given up after {attempts} attempts: {reason}");
-                        Verdict::new(FailureClass::Retryable, "retries_exhausted", text, attempts)
+                    for (index, reason) in &later {
+                        tracing::debug!(
+                            partition = %self.label, offset = batch.offset(*index),
+                            id = %batch.id(*index), attempt = plan.attempts(*index) + 1,
+                            "to be tried again later: {reason}"
+                        );
+                    }
+                    plan.retry(later, |Failed { attempts, is_last }, reason| {
+                        let (code, text) = if is_last {
+                            let text = format!("given up after {attempts} attempts: {reason}");
+                            ("retries_exhausted", text)
+                        } else {
+                            ("retry", reason.to_owned())
+                        };
+                        Verdict::new(FailureClass::Retryable, code, text, attempts)
                     });
                 }
                 Err(error) => {
                     if error.keeps_connection() {
                         self.connection = rolled_back(connection).await;
                     }
-                    self.fail(error, &mut plan, &mut failures).await?;
+                    let first = batch.queue_no(step.range.start);
+                    self.fail(error, first, &mut plan, &mut failures).await?;
                 }
             }
         }
         Ok(())
     }
 
-    /// Decides what a failed transaction means for its messages.
-    async fn fail(
-        &mut self,
-        error: PieceError,
-        plan: &mut Plan,
-        failures: &mut Failures,
-    ) -> Result<(), Leave> {
-        if matches!(error, PieceError::Batch(BatchError::Fenced)) {
-            // Either the partition is ours and we take it back, or Kafka is about to tell.
-            self.back_off(4, &error.to_string()).await?;
-            return Err(Leave::Reposition);
-        }
-        let class = error.class();
-        let text = error.to_string();
-        let code = error.code();
-        // A commit that failed for certain leaves nothing in doubt.
-        if let PieceError::Commit { next_offset, database_next, counts, .. } = error
-            && class == FailureClass::Infrastructure
-            && database_next > self.database_next
-        {
-            self.in_doubt = Some(Committed { next_offset, database_next, counts });
-        }
-        match class {
-            FailureClass::Stop => {
-                self.shared.fail(self.label.clone(), text);
-                Err(Leave::Cancelled)
-            }
-            FailureClass::Infrastructure => {
-                failures.note(&self.shared.totals);
-                if self.connection.is_some() && failures.belong_to_the_batch(&self.shared.totals) {
-                    tracing::warn!(
-                        partition = %self.label,
-                        "others commit and this batch does not, so it is bisected: {text}"
-                    );
-                    plan.failed(false, |attempts| {
-                        Verdict::new(FailureClass::Retryable, code, text, attempts)
-                    });
-                    *failures = Failures::default();
-                    return Ok(());
-                }
-                self.back_off(failures.count, &format!("database: {text}")).await
-            }
-            FailureClass::Permanent | FailureClass::Retryable => {
-                tracing::debug!(partition = %self.label, "a transaction failed: {text}");
-                *failures = Failures::default();
-                plan.failed(class == FailureClass::Permanent, |attempts| {
-                    Verdict::new(class, code, text, attempts)
-                });
-                Ok(())
-            }
-        }
-    }
-
-    /// A new connection in the middle of a batch: is the database where this lane left it?
-    async fn reconnect(&mut self, failures: &mut Failures) -> Result<Reconnected, Leave> {
-        loop {
-            if self.cancel.is_cancelled() {
-                return Err(Leave::Cancelled);
-            }
-            match self.take_over().await {
-                Ok(Some(progress)) if progress.topic_id == self.topic_id => {
-                    let in_doubt = self.in_doubt.take();
-                    if progress.next_offset == self.database_next {
-                        self.shared.health.clear(&self.label);
-                        return Ok(Reconnected::AsLeft);
-                    }
-                    return Ok(match in_doubt {
-                        Some(committed) if progress.next_offset == committed.database_next => {
-                            self.shared.health.clear(&self.label);
-                            Reconnected::Committed(committed)
-                        }
-                        _ => Reconnected::Moved,
-                    });
-                }
-                Ok(_) => return Ok(Reconnected::Moved),
-                Err(error) => {
-                    failures.note(&self.shared.totals);
-                    self.back_off(failures.count, &format!("database: {error}")).await?;
-                }
-            }
-        }
-    }
-
     /// After a commit: the lane's own mark, the totals, and Kafka's offset last of all.
     fn settle(&mut self, committed: &Committed) {
         self.database_next = committed.database_next;
-        let Counts { applied, duplicates, dead_lettered, skipped } = committed.counts;
+        let Counts { applied, duplicates, dead_lettered, skipped, deferred } = committed.counts;
         self.shared.totals.add(committed.counts);
         for (outcome, count) in [
             ("applied", applied),
             ("duplicate", duplicates),
             ("dead_lettered", dead_lettered),
             ("skipped", skipped),
+            ("deferred", deferred),
         ] {
             metrics::counter!("idempotent_consumer_messages_total", "outcome" => outcome)
                 .increment(u64::try_from(count).unwrap_or(0));
@@ -375,28 +338,32 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
         if duplicates > 0 {
             tracing::debug!(partition = %self.label, duplicates, "duplicates");
         }
+        if deferred > 0 {
+            let soon = Instant::now() + self.shared.config.retry_backoff.base.min(RETRY_POLL);
+            self.next_retry = Some(self.next_retry.map_or(soon, |at| at.min(soon)));
+        }
         self.shared.health.clear(&self.label);
-        self.shared.tell_owner(Command::Store {
-            partition: self.name.partition,
-            epoch: self.epoch,
-            next_offset: committed.next_offset,
-        });
+        if let Some(next_offset) = committed.next_offset {
+            self.store(next_offset);
+        }
+    }
+
+    /// Kafka may know how far this partition is.
+    fn store(&self, next_offset: i64) {
+        let (partition, epoch) = (self.name.partition, self.epoch);
+        self.shared.tell_owner(Command::Store { partition, epoch, next_offset });
     }
 
     /// No record is left below `offset`: both databases are told, or a lag would stay for ever.
     async fn advance(&mut self, offset: i64) -> Result<(), Leave> {
         let Some(mut connection) = self.connection.take() else { return Err(Leave::Reposition) };
         let limit = Duration::from_secs(30);
-        let empty = run_empty(&mut connection, &self.name, &self.shared.begin_sql, offset);
+        let empty = run_empty(&mut connection, &self.name, &self.shared.begin_sql, Some(offset));
         match tokio::time::timeout(limit, empty).await {
             Ok(Ok(committed)) => {
                 self.connection = Some(connection);
                 self.database_next = committed.database_next;
-                self.shared.tell_owner(Command::Store {
-                    partition: self.name.partition,
-                    epoch: self.epoch,
-                    next_offset: offset,
-                });
+                self.store(offset);
                 Ok(())
             }
             // Nothing is at stake: begin anew.
@@ -408,8 +375,8 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
         }
     }
 
-    /// An idle lane makes sure that the database is where it left it: one that was set back, or
-    /// failed over to a replica that lagged, has to be caught up from Kafka also if nothing new
+    /// Makes sure that database and log are where the lane left them: a database that was set back,
+    /// or failed over to a replica that lagged, has to be caught up from Kafka also if nothing new
     /// arrives.
     async fn heartbeat(&mut self) -> Result<(), Leave> {
         let Some(mut connection) = self.connection.take() else { return Err(Leave::Reposition) };
@@ -431,6 +398,14 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
     }
 }
 
+/// A short question to the database; a server that is silent for 10 s counts as lost.
+async fn within<T>(asked: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
+    match tokio::time::timeout(Duration::from_secs(10), asked).await {
+        Ok(answer) => answer,
+        Err(_) => Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())),
+    }
+}
+
 /// Ends a transaction that was given up, before anything is waited for: its locks stand in the way
 /// of others. `None` if the connection does not answer.
 async fn rolled_back(mut connection: PgConnection) -> Option<PgConnection> {
@@ -439,27 +414,6 @@ async fn rolled_back(mut connection: PgConnection) -> Option<PgConnection> {
     match tokio::time::timeout(Duration::from_secs(5), ping).await {
         Ok(Ok(())) => Some(connection),
         _ => None,
-    }
-}
-
-/// Failures of one batch, and what the other lanes did meanwhile.
-#[derive(Default)]
-struct Failures {
-    count: u32,
-    commits_before: u64,
-}
-
-impl Failures {
-    fn note(&mut self, totals: &crate::shared::Totals) {
-        if self.count == 0 {
-            self.commits_before = totals.commits.load(Relaxed);
-        }
-        self.count += 1;
-    }
-
-    fn belong_to_the_batch(&self, totals: &crate::shared::Totals) -> bool {
-        self.count >= BLAME_AFTER_FAILURES
-            && totals.commits.load(Relaxed) - self.commits_before >= BLAME_AFTER_COMMITS
     }
 }
 

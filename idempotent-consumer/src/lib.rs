@@ -84,6 +84,7 @@ mod batch;
 #[cfg(feature = "cli")]
 pub mod cli;
 mod config;
+mod deferral;
 mod engine;
 pub mod failure;
 pub mod handler;
@@ -95,12 +96,15 @@ mod lane;
 mod message;
 pub mod outcome;
 pub mod plan;
+pub mod purge;
 mod relay;
+pub mod retries;
 mod retry;
 mod shared;
 mod start;
 mod store;
 pub mod test_kit;
+pub mod window;
 
 /// Publishing records with a known end, and the topics they go to.
 pub mod publish {

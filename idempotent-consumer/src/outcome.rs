@@ -1,7 +1,7 @@
 //! What becomes of a message. Pure: no IO, no clock.
 //!
 //! ```text
-//!             record
+//!             record ── something of its key waits ──► waits behind it, see `deferral`
 //!               │ decode
 //!     ┌─────────┼──────────────┐
 //!   poison    usable    unknown type, skipped
@@ -14,11 +14,12 @@
 //!     │                 duplicate             id_conflict
 //!     │                 (counted)       (claims an id of its own,
 //!     │                                   then a dead letter)
-//!     ├─ poison ──────────────► dead letter
+//!     ├─ poison, or older than
+//!     │  the dedup window ────► dead letter (see `window`)
 //!     ├─ to be skipped ───────► skipped
 //!     └─ usable ── handler ──┬► applied
 //!                            ├► rejected: dead letter
-//!                            └► retry: nothing of it is kept, see `plan`
+//!                            └► retry: no claim, the retry queue, see `plan`
 //! ```
 
 use std::borrow::Cow;
@@ -38,6 +39,8 @@ pub enum Content {
     Skip,
     /// Not to be applied whatever the database says: undecodable, or given up after failures.
     Doomed(Verdict),
+    /// It has had its outcome, whether or not its claim is still there.
+    Settled,
 }
 
 /// Why a message is dead-lettered.
@@ -83,6 +86,8 @@ pub struct Candidate {
     pub fingerprint: Fingerprint,
     /// What is in it.
     pub content: Content,
+    /// It is of a log that an operator has given up, and waited for another attempt since.
+    pub of_old_log: bool,
 }
 
 /// What `processed_messages.outcome` says.
@@ -127,6 +132,7 @@ pub fn claims(batch: &[Candidate]) -> Vec<Claim> {
             Content::Usable => Outcome::Applied,
             Content::Skip => Outcome::Skipped,
             Content::Doomed(_) => Outcome::DeadLettered,
+            Content::Settled => continue,
         };
         claims.push(Claim { id: message.id, index, outcome });
     }
@@ -174,6 +180,9 @@ pub fn judge(batch: &[Candidate], result: &ClaimResult) -> Result<Vec<Standing>,
     batch
         .iter()
         .map(|message| {
+            if message.content == Content::Settled {
+                return Ok(Standing::Duplicate);
+            }
             let owner = if result.won.contains(&message.id) {
                 match first_in_batch.entry(message.id) {
                     Entry::Vacant(first) => {
@@ -225,6 +234,7 @@ mod tests {
             id: MessageId(Uuid::from_u128(id)),
             fingerprint: Fingerprint([content; Fingerprint::LEN]),
             content: Content::Usable,
+            of_old_log: false,
         }
     }
 

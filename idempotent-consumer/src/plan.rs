@@ -4,6 +4,9 @@
 //! to right, each clean piece committed, until the failing message stands alone. What is known is
 //! not asked again: if the left half of a failing piece turns out clean, the culprit is in the
 //! right half, which is split without being run.
+//!
+//! A message that failed and may be tried again is deferred: it goes to the retry queue in the
+//! transaction of its piece, and so do those behind it with its key, see `deferral`.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -17,7 +20,9 @@ pub struct Plan {
     pieces: Vec<Piece>,
     current: Option<Piece>,
     doomed: HashMap<usize, Verdict>,
-    attempts: HashMap<usize, u32>,
+    deferred: HashMap<usize, Verdict>,
+    /// Attempts of each message before this plan.
+    attempts: Vec<u32>,
     max_attempts: u32,
 }
 
@@ -30,6 +35,8 @@ struct Piece {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Suspicion {
     None,
+    /// It failed as part of a batch before, so it does not go among others again.
+    Alone,
     /// At least one message in it fails.
     Certain,
     /// At least one message in it fails, if the piece before it is clean.
@@ -41,21 +48,54 @@ enum Suspicion {
 pub struct Step {
     /// Which messages of the batch.
     pub range: Range<usize>,
-    /// How often this message has been tried and failed, if it stands alone; wait accordingly.
-    pub failed_attempts: u32,
+}
+
+/// What a failure comes to: another attempt later, or the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Failed {
+    /// Attempts so far, this one included.
+    pub attempts: u32,
+    /// Whether it was the last.
+    pub is_last: bool,
 }
 
 impl Plan {
-    /// A plan for a batch of `len` messages, each to be tried `max_attempts` times at most.
-    pub fn new(len: usize, max_attempts: u32) -> Self {
-        let whole = Piece { range: 0..len, suspicion: Suspicion::None };
+    /// A plan for messages that have been tried so often before, each to be tried `max_attempts`
+    /// times at most.
+    pub fn new(attempts: Vec<u32>, max_attempts: u32) -> Self {
+        let whole = Piece { range: 0..attempts.len(), suspicion: Suspicion::None };
         Self {
-            pieces: if len == 0 { Vec::new() } else { vec![whole] },
+            pieces: if attempts.is_empty() { Vec::new() } else { vec![whole] },
             current: None,
             doomed: HashMap::new(),
-            attempts: HashMap::new(),
+            deferred: HashMap::new(),
+            attempts,
             max_attempts: max_attempts.max(1),
         }
+    }
+
+    /// These messages, in ascending order, have failed the batch that they were in before: each
+    /// runs in a transaction of its own. To be said before the first step.
+    pub fn isolate(&mut self, messages: &[usize]) {
+        let len = self.attempts.len();
+        let mut cuts: Vec<usize> = messages.iter().flat_map(|m| [*m, m + 1]).collect();
+        cuts.extend([0, len]);
+        cuts.sort_unstable();
+        cuts.dedup();
+        self.pieces = cuts
+            .windows(2)
+            .map(|cut| {
+                let alone = messages.binary_search(&cut[0]).is_ok();
+                let suspicion = if alone { Suspicion::Alone } else { Suspicion::None };
+                Piece { range: cut[0]..cut[1], suspicion }
+            })
+            .rev()
+            .collect();
+    }
+
+    /// The message is to be dead-lettered without being tried.
+    pub fn doom(&mut self, index: usize, verdict: Verdict) {
+        self.doomed.insert(index, verdict);
     }
 
     /// The next piece; the same one again until [`committed`](Self::committed) or one of the
@@ -73,9 +113,7 @@ impl Plan {
             }
             self.current = Some(piece);
         }
-        let range = self.current.as_ref()?.range.clone();
-        let failed_attempts = if range.len() == 1 { self.attempts(range.start) } else { 0 };
-        Some(Step { range, failed_attempts })
+        Some(Step { range: self.current.as_ref()?.range.clone() })
     }
 
     /// The current piece is in the database.
@@ -89,8 +127,9 @@ impl Plan {
     }
 
     /// The current piece failed because of a message in it. A message that stands alone gets the
-    /// verdict, at once if the failure is permanent, after its last attempt otherwise.
-    pub fn failed(&mut self, permanent: bool, verdict: impl FnOnce(u32) -> Verdict) {
+    /// verdict: it is dead-lettered if the failure is permanent or its last attempt, and deferred
+    /// otherwise.
+    pub fn failed(&mut self, permanent: bool, verdict: impl FnOnce(Failed) -> Verdict) {
         let Some(mut piece) = self.current.take() else { return };
         self.clear_inference();
         if piece.range.len() > 1 {
@@ -98,34 +137,32 @@ impl Plan {
             self.pieces.push(piece);
             return;
         }
-        let index = piece.range.start;
-        let attempts = self.attempts.entry(index).or_insert(0);
-        *attempts += 1;
-        if permanent || *attempts >= self.max_attempts {
-            self.doomed.insert(index, verdict(*attempts));
-            // Its dead letter needs no transaction of its own.
-            self.push_unsuspected(piece.range);
-        } else {
-            self.pieces.push(piece);
-        }
+        self.note(piece.range.start, permanent, verdict);
+        // Neither a dead letter nor a place in the queue needs a transaction of its own.
+        self.push_unsuspected(piece.range);
     }
 
-    /// The handler wants the message at `index` tried again later. It stands alone from now on;
-    /// those before it go first.
-    pub fn retry(&mut self, index: usize, verdict: impl FnOnce(u32) -> Verdict) {
+    /// The handler wants these messages of the current piece tried again later. The others are
+    /// run again without them.
+    pub fn retry(
+        &mut self,
+        messages: impl IntoIterator<Item = (usize, String)>,
+        verdict: impl Fn(Failed, &str) -> Verdict,
+    ) {
         let Some(piece) = self.current.take() else { return };
         self.clear_inference();
-        let range = piece.range;
-        debug_assert!(range.contains(&index), "the handler answers for its own messages");
-        if index + 1 < range.end {
-            self.push_unsuspected(index + 1..range.end);
+        for (index, reason) in messages {
+            debug_assert!(piece.range.contains(&index), "the handler answers for its own messages");
+            self.note(index, false, |failed| verdict(failed, &reason));
         }
-        let alone = Piece { range: index..index + 1, suspicion: Suspicion::None };
-        self.current = Some(alone);
-        self.failed(false, verdict);
-        if range.start < index {
-            self.pieces.push(Piece { range: range.start..index, suspicion: Suspicion::None });
-        }
+        self.push_unsuspected(piece.range);
+    }
+
+    fn note(&mut self, index: usize, permanent: bool, verdict: impl FnOnce(Failed) -> Verdict) {
+        let attempts = self.attempts[index].saturating_add(1);
+        let is_last = permanent || attempts >= self.max_attempts;
+        let verdict = verdict(Failed { attempts, is_last });
+        if is_last { &mut self.doomed } else { &mut self.deferred }.insert(index, verdict);
     }
 
     /// The verdict on a message that is to be dead-lettered without being run again.
@@ -133,9 +170,14 @@ impl Plan {
         self.doomed.get(&index)
     }
 
-    /// How often the message has been tried and failed.
+    /// The failure of a message that is to be tried again later.
+    pub fn deferral(&self, index: usize) -> Option<&Verdict> {
+        self.deferred.get(&index)
+    }
+
+    /// How often the message had been tried before.
     pub fn attempts(&self, index: usize) -> u32 {
-        self.attempts.get(&index).copied().unwrap_or(0)
+        self.attempts[index]
     }
 
     /// The piece before was not clean, so nothing follows about the piece after it.
@@ -159,19 +201,11 @@ impl Plan {
         while let Some(next) = self.pieces.last()
             && next.suspicion == Suspicion::None
             && next.range.start == range.end
-            && !self.stands_alone(next)
         {
             range.end = next.range.end;
             self.pieces.pop();
         }
         self.pieces.push(Piece { range, suspicion: Suspicion::None });
-    }
-
-    /// A message that is being retried is not put back among the others.
-    fn stands_alone(&self, piece: &Piece) -> bool {
-        piece.range.len() == 1
-            && self.attempts(piece.range.start) > 0
-            && !self.doomed.contains_key(&piece.range.start)
     }
 }
 
@@ -181,8 +215,8 @@ mod tests {
     use crate::failure::FailureClass;
     use proptest::prelude::*;
 
-    fn verdict(attempts: u32) -> Verdict {
-        Verdict::new(FailureClass::Permanent, "x", "x", attempts)
+    fn verdict(failed: Failed) -> Verdict {
+        Verdict::new(FailureClass::Permanent, "x", "x", failed.attempts)
     }
 
     #[derive(Clone, Copy, Debug, PartialEq)]
@@ -190,82 +224,120 @@ mod tests {
         Good,
         /// Its batch fails whenever it is in it.
         Fails,
-        /// The handler asks for so many retries.
-        Retries(u32),
+        /// The same, and it may be tried again.
+        FailsForNow,
+        /// The handler wants it later.
+        Retry,
     }
 
-    /// Runs a plan over messages of these natures; returns transactions and the doomed.
-    fn run(natures: &[Nature], max_attempts: u32) -> (usize, Vec<usize>) {
-        let mut plan = Plan::new(natures.len(), max_attempts);
-        let (mut transactions, mut done) = (0, 0);
-        let mut tried: HashMap<usize, u32> = HashMap::new();
-        let mut doomed = Vec::new();
+    #[derive(Debug, Default, PartialEq)]
+    struct Ran {
+        transactions: usize,
+        doomed: Vec<usize>,
+        deferred: Vec<usize>,
+    }
+
+    /// Runs a plan over messages of these natures, each tried so often before.
+    fn run(messages: &[(Nature, u32)], max_attempts: u32) -> Ran {
+        let attempts = messages.iter().map(|(_, attempts)| *attempts).collect();
+        let mut plan = Plan::new(attempts, max_attempts);
+        let (mut ran, mut done) = (Ran::default(), 0);
         while let Some(step) = plan.next_step() {
-            transactions += 1;
-            assert!(transactions < 100_000, "it ends");
+            ran.transactions += 1;
+            assert!(ran.transactions < 100_000, "it ends");
             assert_eq!(step.range.start, done, "in order, nothing twice, nothing left out");
-            let live = |i: &usize| plan.verdict(*i).is_none();
-            let retry = step.range.clone().filter(live).find(|i| {
-                matches!(natures[*i], Nature::Retries(n) if tried.get(i).copied().unwrap_or(0) < n)
-            });
-            if step.range.clone().filter(live).any(|i| natures[i] == Nature::Fails) {
+            let live: Vec<usize> = step
+                .range
+                .clone()
+                .filter(|i| plan.verdict(*i).is_none() && plan.deferral(*i).is_none())
+                .collect();
+            let is = |i: &usize, nature| messages[*i].0 == nature;
+            let retry: Vec<_> = live.iter().filter(|i| is(i, Nature::Retry)).copied().collect();
+            if live.iter().any(|i| is(i, Nature::Fails)) {
                 plan.failed(true, verdict);
-            } else if let Some(index) = retry {
-                *tried.entry(index).or_default() += 1;
-                plan.retry(index, verdict);
+            } else if live.iter().any(|i| is(i, Nature::FailsForNow)) {
+                plan.failed(false, verdict);
+            } else if !retry.is_empty() {
+                let later = retry.into_iter().map(|i| (i, "later".to_owned()));
+                plan.retry(later, |failed, _| verdict(failed));
             } else {
-                doomed.extend(step.range.clone().filter(|i| plan.verdict(*i).is_some()));
+                ran.doomed.extend(step.range.clone().filter(|i| plan.verdict(*i).is_some()));
+                ran.deferred.extend(step.range.clone().filter(|i| plan.deferral(*i).is_some()));
                 done = step.range.end;
                 plan.committed();
             }
         }
-        assert_eq!(done, natures.len(), "every message has its end");
-        (transactions, doomed)
+        assert_eq!(done, messages.len(), "every message has its end");
+        ran
     }
 
     #[test]
     fn a_clean_batch_is_one_transaction() {
-        assert_eq!(run(&[Nature::Good; 1000], 5), (1, vec![]));
+        let ran = run(&[(Nature::Good, 0); 1000], 5);
+        assert_eq!(ran, Ran { transactions: 1, ..Ran::default() });
     }
 
     #[test]
     fn one_bad_row_in_a_thousand_costs_at_most_twelve_further_transactions() {
         for bad in 0..1000 {
-            let mut natures = [Nature::Good; 1000];
-            natures[bad] = Nature::Fails;
-            let (transactions, doomed) = run(&natures, 5);
-            assert_eq!(doomed, [bad]);
-            assert!(transactions <= 13, "{bad}: {transactions}");
+            let mut messages = [(Nature::Good, 0); 1000];
+            messages[bad].0 = Nature::Fails;
+            let ran = run(&messages, 5);
+            assert_eq!(ran.doomed, [bad]);
+            assert!(ran.transactions <= 13, "{bad}: {ran:?}");
         }
     }
 
     #[test]
-    fn a_message_is_tried_as_often_as_allowed_and_then_given_up() {
-        let (transactions, doomed) = run(&[Nature::Good, Nature::Retries(9), Nature::Good], 3);
-        assert_eq!(doomed, [1]);
-        // All three; the first alone; two more attempts of the second; the end of both others.
-        assert_eq!(transactions, 5);
-        let (_, doomed) = run(&[Nature::Retries(2)], 3);
-        assert_eq!(doomed, [0; 0]);
+    fn messages_that_the_handler_wants_later_cost_one_further_transaction_together() {
+        let messages: Vec<_> =
+            (0..100).map(|i| (if i % 10 == 3 { Nature::Retry } else { Nature::Good }, 0)).collect();
+        let ran = run(&messages, 5);
+        assert_eq!((ran.transactions, ran.deferred.len()), (2, 10));
+    }
+
+    #[test]
+    fn messages_known_to_fail_are_run_alone() {
+        let mut plan = Plan::new(vec![0, 1, 0, 0, 1], 5);
+        plan.isolate(&[1, 4]);
+        let mut ranges = Vec::new();
+        while let Some(Step { range }) = plan.next_step() {
+            ranges.push(range.clone());
+            if range == (0..1) && ranges.len() == 1 {
+                // Whatever its neighbours do, it stays alone.
+                plan.retry([(0, String::new())], |failed, _| verdict(failed));
+            } else {
+                plan.committed();
+            }
+        }
+        assert_eq!(ranges, [0..1, 0..1, 1..2, 2..4, 4..5]);
+    }
+
+    #[test]
+    fn the_last_attempt_ends_in_a_dead_letter() {
+        let ran = run(&[(Nature::Retry, 3), (Nature::Retry, 4), (Nature::FailsForNow, 4)], 5);
+        assert_eq!((ran.deferred, ran.doomed), (vec![0], vec![1, 2]));
     }
 
     proptest! {
         #[test]
-        fn whatever_fails_every_message_ends_once_in_order_and_only_the_guilty_are_doomed(
-            natures in prop::collection::vec(prop_oneof![
+        fn whatever_fails_every_message_ends_once_in_order_and_only_the_guilty_are_charged(
+            messages in prop::collection::vec((prop_oneof![
                 8 => Just(Nature::Good),
                 1 => Just(Nature::Fails),
-                1 => (1_u32..6).prop_map(Nature::Retries),
-            ], 0..80),
+                1 => Just(Nature::FailsForNow),
+                1 => Just(Nature::Retry),
+            ], 0_u32..4), 0..80),
             max_attempts in 1_u32..5,
         ) {
-            let (_, doomed) = run(&natures, max_attempts);
-            let guilty: Vec<_> = natures.iter().enumerate().filter(|(_, n)| match n {
-                Nature::Good => false,
-                Nature::Fails => true,
-                Nature::Retries(n) => *n >= max_attempts,
-            }).map(|(i, _)| i).collect();
-            prop_assert_eq!(doomed, guilty);
+            let ran = run(&messages, max_attempts);
+            let of = |guilty: &dyn Fn(Nature, u32) -> bool| -> Vec<usize> {
+                (0..messages.len()).filter(|i| guilty(messages[*i].0, messages[*i].1)).collect()
+            };
+            let last = |tried: u32| tried + 1 >= max_attempts;
+            let again = |nature| matches!(nature, Nature::FailsForNow | Nature::Retry);
+            prop_assert_eq!(ran.doomed, of(&|n, tried| n == Nature::Fails || (again(n) && last(tried))));
+            prop_assert_eq!(ran.deferred, of(&|n, tried| again(n) && !last(tried)));
         }
     }
 }

@@ -1,9 +1,11 @@
 //! The outbox relay: publishes rows and removes them after the broker's acknowledgement.
 //!
-//! Nothing goes out behind an unacknowledged row of its topic and key, so a round takes at most
-//! one row of each. On any failure a new producer starts again from the table.
+//! Nothing goes out behind an unacknowledged row of its topic and key: within a round the next row
+//! of a key goes when the one before it is acknowledged. On any failure a new producer starts again
+//! from the table.
 
-use std::collections::{BTreeSet, HashSet};
+mod round;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,11 +14,12 @@ use sqlx::postgres::PgConnectOptions;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio_util::sync::CancellationToken;
 
+use self::round::Round;
 use crate::health::Health;
 use crate::kafka::publisher::{Delivery, DeliveryError, Publication, Publisher, PublisherOptions};
 use crate::kafka::settings::KafkaSettings;
-use crate::store::connect::connect;
-use crate::store::outbox::{self, OutboxRow};
+use crate::store::connect::{connect, session_sql};
+use crate::store::outbox;
 
 const LEASE: Duration = Duration::from_secs(15);
 const RENEW_AFTER: Duration = Duration::from_secs(5);
@@ -69,6 +72,9 @@ impl Relay {
     /// One connection and one producer, for as long as nothing goes wrong.
     async fn turn(&self, cancel: &CancellationToken) -> Result<(), RelayError> {
         let mut connection = connect(&self.database, "idempotent-consumer relay").await?;
+        // Whatever waits longer than the lease is no longer ours to decide.
+        let limit = session_sql(LEASE / 3, LEASE / 2);
+        sqlx::raw_sql(sqlx::AssertSqlSafe(limit)).execute(&mut connection).await?;
         let (sender, mut deliveries) = unbounded_channel();
         let options = PublisherOptions {
             delivery_timeout: None,
@@ -94,21 +100,15 @@ impl Relay {
                 sleep(cancel, Duration::from_secs(1)).await;
                 continue;
             }
-            let rows = first_of_each_key(outbox::select(&mut connection, ROWS, BYTES).await?);
+            let rows = outbox::select(&mut connection, ROWS, BYTES).await?;
             if rows.is_empty() {
                 self.health.clear("outbox");
                 sleep(cancel, IDLE).await;
                 continue;
             }
-            self.publish(
-                &mut connection,
-                &publisher,
-                &mut deliveries,
-                rows,
-                cancel,
-                &mut leased_at,
-            )
-            .await?;
+            let mut round = Round::new(rows);
+            let publishing = Publishing { publisher: &publisher, deliveries: &mut deliveries };
+            self.publish(&mut connection, publishing, &mut round, cancel, &mut leased_at).await?;
         }
         outbox::give_lease_back(&mut connection, &self.holder).await?;
         Ok(())
@@ -118,55 +118,39 @@ impl Relay {
     async fn publish(
         &self,
         connection: &mut PgConnection,
-        publisher: &Publisher,
-        deliveries: &mut UnboundedReceiver<Delivery>,
-        rows: Vec<OutboxRow>,
+        publishing: Publishing<'_>,
+        round: &mut Round,
         cancel: &CancellationToken,
         leased_at: &mut Option<Instant>,
     ) -> Result<(), RelayError> {
-        let mut waiting: BTreeSet<i64> = BTreeSet::new();
+        let Publishing { publisher, deliveries } = publishing;
         let mut ended: Vec<(i64, Result<(), DeliveryError>)> = Vec::new();
-        for row in &rows {
-            let record = Publication {
-                topic: &row.record.topic,
-                partition: row.record.partition,
-                key: row.record.key.as_deref(),
-                value: row.record.value.as_deref(),
-                headers: &row.record.headers,
-            };
-            match publisher.try_send(&record, row.id.cast_unsigned()) {
-                Ok(true) => {
-                    waiting.insert(row.id);
-                }
-                // It does not even fit an empty queue.
-                Ok(false) if waiting.is_empty() && publisher.in_flight() == 0 => {
-                    let reason = "the record is larger than the publisher's queue".to_owned();
-                    ended.push((row.id, Err(DeliveryError::Refused { reason, too_large: true })));
-                }
-                Ok(false) => break,
-                Err(error) => ended.push((row.id, Err(error))),
+        loop {
+            hand_over(publisher, round, &mut ended);
+            if round.under_way() == 0 {
+                break;
             }
-        }
-        while !waiting.is_empty() {
             let delivery = tokio::select! {
                 () = cancel.cancelled() => return Ok(()),
                 delivery = deliveries.recv() => delivery,
                 () = tokio::time::sleep(RENEW_AFTER) => {
-                    // The brokers are silent. Keep the lease: the rows are on their way.
-                    let lease = LEASE.as_secs_f64();
-                    if !outbox::take_lease(connection, &self.holder, lease).await? {
-                        return Err(RelayError::LeaseLost);
-                    }
-                    *leased_at = Some(Instant::now());
-                    let oldest = format!("{} records are waiting for Kafka", waiting.len());
-                    self.health.set("outbox", oldest);
-                    continue;
+                    let waiting = format!("{} records are waiting for Kafka", round.under_way());
+                    self.health.set("outbox", waiting);
+                    None
                 }
             };
-            let Some(delivery) = delivery else { break };
-            let id = delivery.token.cast_signed();
-            if waiting.remove(&id) {
-                ended.push((id, delivery.outcome.map(|_| ())));
+            if let Some(Delivery { token, outcome }) = delivery {
+                let id = token.cast_signed();
+                round.ended(id, outcome.is_ok());
+                ended.push((id, outcome.map(|_| ())));
+            }
+            if leased_at.is_none_or(|at| at.elapsed() > RENEW_AFTER) {
+                // The rows are on their way: nobody else should send them too.
+                let lease = LEASE.as_secs_f64();
+                if !outbox::take_lease(connection, &self.holder, lease).await? {
+                    return Err(RelayError::LeaseLost);
+                }
+                *leased_at = Some(Instant::now());
             }
         }
         let acknowledged: Vec<i64> =
@@ -179,7 +163,7 @@ impl Relay {
             match outcome {
                 Ok(()) => {}
                 Err(DeliveryError::Refused { too_large, reason }) => {
-                    let may_omit = rows.iter().any(|row| row.id == id && row.may_omit_value);
+                    let may_omit = round.row(id).is_some_and(|row| row.may_omit_value);
                     if too_large && may_omit {
                         outbox::omit_value(connection, id).await?;
                     } else {
@@ -197,15 +181,43 @@ impl Relay {
     }
 }
 
-/// The first row of each topic and key. A row without a key has no order to keep.
-fn first_of_each_key(rows: Vec<OutboxRow>) -> Vec<OutboxRow> {
-    let mut seen: HashSet<(String, Vec<u8>)> = HashSet::new();
-    rows.into_iter()
-        .filter(|row| match &row.record.key {
-            Some(key) => seen.insert((row.record.topic.clone(), key.clone())),
-            None => true,
-        })
-        .collect()
+/// The producer, and where it tells what became of records.
+struct Publishing<'a> {
+    publisher: &'a Publisher,
+    deliveries: &'a mut UnboundedReceiver<Delivery>,
+}
+
+/// Gives the producer what may go out and what it has room for.
+fn hand_over(
+    publisher: &Publisher,
+    round: &mut Round,
+    ended: &mut Vec<(i64, Result<(), DeliveryError>)>,
+) {
+    while let Some(row) = round.next() {
+        let id = row.id;
+        let record = Publication {
+            topic: &row.record.topic,
+            partition: row.record.partition,
+            key: row.record.key.as_deref(),
+            value: row.record.value.as_deref(),
+            headers: &row.record.headers,
+        };
+        let refused = match publisher.try_send(&record, id.cast_unsigned()) {
+            Ok(true) => continue,
+            // It does not even fit an empty queue.
+            Ok(false) if round.under_way() == 1 && publisher.in_flight() == 0 => {
+                let reason = "the record is larger than the publisher's queue".to_owned();
+                DeliveryError::Refused { reason, too_large: true }
+            }
+            Ok(false) => {
+                round.put_back(id);
+                return;
+            }
+            Err(error) => error,
+        };
+        round.ended(id, false);
+        ended.push((id, Err(refused)));
+    }
 }
 
 async fn sleep(cancel: &CancellationToken, time: Duration) {

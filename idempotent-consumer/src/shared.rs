@@ -58,6 +58,7 @@ pub(crate) struct Totals {
     pub duplicates: AtomicU64,
     pub dead_lettered: AtomicU64,
     pub skipped: AtomicU64,
+    pub deferred: AtomicU64,
     pub commits: AtomicU64,
     pub busy_lanes: AtomicUsize,
     /// Of the messages of this run, in microseconds since `started`; 0 is none yet.
@@ -80,6 +81,7 @@ impl Totals {
             duplicates: AtomicU64::new(0),
             dead_lettered: AtomicU64::new(0),
             skipped: AtomicU64::new(0),
+            deferred: AtomicU64::new(0),
             commits: AtomicU64::new(0),
             busy_lanes: AtomicUsize::new(0),
             first_at_us: AtomicU64::new(0),
@@ -107,6 +109,7 @@ impl Totals {
         add(&self.duplicates, counts.duplicates);
         add(&self.dead_lettered, counts.dead_lettered);
         add(&self.skipped, counts.skipped);
+        add(&self.deferred, counts.deferred);
         self.commits.fetch_add(1, Relaxed);
         self.last_at_us.store(self.now_us(), Relaxed);
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);

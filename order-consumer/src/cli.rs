@@ -10,7 +10,7 @@ use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use tracing_subscriber::EnvFilter;
 
-use crate::{accept, dlq, migrate, run, show, status, verify};
+use crate::{accept, dlq, migrate, purge, retries, run, show, status, verify};
 
 /// Applies order events from Kafka to PostgreSQL, each exactly once, and proves it
 #[derive(Parser)]
@@ -40,8 +40,13 @@ enum Command {
     /// Dead letters: messages that were not applied, and why
     #[command(subcommand)]
     Dlq(dlq::DlqCommand),
+    /// The retry queue: messages that wait for another attempt, and those behind them
+    #[command(subcommand)]
+    Retries(retries::RetriesCommand),
     /// Let a stopped partition begin again, after its topic was created anew or cut short
     Accept(accept::AcceptArgs),
+    /// Remove claims that are older than the dedup window
+    Purge(purge::PurgeArgs),
     /// Prove that every acknowledged event has exactly one outcome
     Verify(verify::VerifyArgs),
 }
@@ -50,12 +55,14 @@ impl Command {
     /// Commands that only look say themselves what they could not reach.
     fn default_log_filter(&self) -> &'static str {
         match self {
-            Self::Status(_) | Self::Show(_) | Self::Dlq(_) => {
+            Self::Status(_) | Self::Show(_) | Self::Dlq(_) | Self::Retries(_) => {
                 "warn,sqlx=error,librdkafka=off,rdkafka=off"
             }
-            Self::Run(_) | Self::Migrate(_) | Self::Accept(_) | Self::Verify(_) => {
-                "info,sqlx=error"
-            }
+            Self::Run(_)
+            | Self::Migrate(_)
+            | Self::Accept(_)
+            | Self::Purge(_)
+            | Self::Verify(_) => "info,sqlx=error",
         }
     }
 }
@@ -233,7 +240,9 @@ pub fn main() -> ExitCode {
             Command::Status(args) => status::run(args).await,
             Command::Show(args) => show::run(args).await,
             Command::Dlq(command) => dlq::run(command).await,
+            Command::Retries(command) => retries::run(command).await,
             Command::Accept(args) => accept::run(args).await,
+            Command::Purge(args) => purge::run(args).await,
             Command::Verify(args) => verify::run(args).await,
         }
     });

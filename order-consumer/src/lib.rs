@@ -11,6 +11,8 @@ mod migrate;
 mod order_facts;
 mod order_projection;
 mod output;
+mod purge;
+mod retries;
 mod run;
 mod show;
 mod status;

@@ -8,6 +8,7 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 use clap::builder::BoolishValueParser;
 use idempotent_consumer::cli::{KafkaArgs, parse_duration};
+use idempotent_consumer::identity::IdMode;
 use idempotent_consumer::{Backoff, Engine, EngineConfig, Summary};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -28,6 +29,17 @@ pub(crate) struct RunArgs {
     topics: TopicArgs,
     #[command(flatten)]
     output: OutputArgs,
+
+    /// What a message's id comes from: ce_id, header:NAME, json:/POINTER, or position, by which
+    /// each record is a message of its own. One for the life of a database
+    #[arg(
+        long,
+        env = "ORDER_CONSUMER_MESSAGE_ID_FROM",
+        default_value_t,
+        value_name = "PLACE",
+        hide_env_values = true
+    )]
+    message_id_from: IdMode,
 
     /// Transactions under way at once, one a partition at most
     #[arg(long, env = "ORDER_CONSUMER_CONCURRENCY", default_value_t = 4, value_parser = at_least_one, hide_env_values = true)]
@@ -50,11 +62,11 @@ pub(crate) struct RunArgs {
     max_attempts: u32,
 
     /// First wait before a message is tried again; doubles up to --retry-backoff-max
-    #[arg(long, env = "ORDER_CONSUMER_RETRY_BACKOFF", default_value = "200ms", value_parser = parse_duration, value_name = "DURATION", hide_env_values = true)]
+    #[arg(long, env = "ORDER_CONSUMER_RETRY_BACKOFF", default_value = "1s", value_parser = parse_duration, value_name = "DURATION", hide_env_values = true)]
     retry_backoff: Duration,
 
     /// Longest wait before a message is tried again
-    #[arg(long, env = "ORDER_CONSUMER_RETRY_BACKOFF_MAX", default_value = "30s", value_parser = parse_duration, value_name = "DURATION", hide_env_values = true)]
+    #[arg(long, env = "ORDER_CONSUMER_RETRY_BACKOFF_MAX", default_value = "5m", value_parser = parse_duration, value_name = "DURATION", hide_env_values = true)]
     retry_backoff_max: Duration,
 
     /// How long the effects of a batch may take
@@ -64,6 +76,11 @@ pub(crate) struct RunArgs {
     /// Stop, dead-lettering nothing, if a larger share of recent messages would be dead-lettered
     #[arg(long, env = "ORDER_CONSUMER_MAX_DEAD_LETTER_RATIO", value_parser = parse_ratio, value_name = "0..1", hide_env_values = true)]
     max_dead_letter_ratio: Option<f64>,
+
+    /// Dead-letter messages that are older than this and have no claim, so that `purge` may take
+    /// claims that are; longer than the topics keep records. By default claims are kept for ever
+    #[arg(long, env = "ORDER_CONSUMER_DEDUP_WINDOW", value_parser = parse_duration, value_name = "DURATION", hide_env_values = true)]
+    dedup_window: Option<Duration>,
 
     /// What to do with events of a type this version does not know
     #[arg(
@@ -117,6 +134,7 @@ impl RunArgs {
         let defaults = EngineConfig::new(kafka, &self.topics.topic, &self.topics.group);
         Ok(EngineConfig {
             dlq_topic: self.topics.dlq_topic.clone(),
+            message_id_from: self.message_id_from.clone(),
             create_topics: !self.no_create_topics,
             concurrency: self.concurrency,
             batch_size: self.batch_size,
@@ -126,6 +144,7 @@ impl RunArgs {
             retry_backoff: Backoff { base: self.retry_backoff, cap: self.retry_backoff_max },
             handler_timeout: self.handler_timeout,
             max_dead_letter_ratio: self.max_dead_letter_ratio,
+            dedup_window: self.dedup_window,
             exit_when_idle: self.exit_when_idle,
             ..defaults
         })

@@ -53,7 +53,8 @@ pub(crate) async fn run(args: ShowArgs) -> anyhow::Result<ExitCode> {
     let pool = args.database.migrated_pool().await?;
     let mut connection = pool.acquire().await?;
     let id = message_of_dlq_id(&mut connection, &args.topics.group, &args.id).await?;
-    let wanted = Wanted::new(&id, usize::try_from(args.limit)?);
+    let id_mode = inspect::id_mode(&mut connection).await?;
+    let wanted = Wanted::new(&id, id_mode, usize::try_from(args.limit)?);
     let (scanned, found) = scan(settings, args.topics.topic.clone(), wanted).await?;
     let (scanned, problem) = match scanned {
         Ok(Some(scanned)) => (Some(scanned), None),
@@ -102,10 +103,12 @@ async fn scan(
 ) -> anyhow::Result<(Result<Option<ScannedTopic>, ScanError>, Found)> {
     let scan = move || {
         let mut shown = Shown::new();
+        let id_mode = wanted.id_mode.clone();
         let mut found = Found::new(wanted);
         let scanned = inspect::scan_log(
             &settings,
             &topic,
+            &id_mode,
             PATIENCE,
             |record, identity| found.look_at(&record, &identity),
             |progress| shown.update(progress),

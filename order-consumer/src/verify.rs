@@ -144,7 +144,7 @@ fn print_table(report: &AuditReport, out: &mut impl Write) -> std::io::Result<()
     writeln!(
         out,
         "{} of group {}: {} records read in {:.1} s: {} applied, {} dead-lettered, {} skipped, {} \
-         duplicates, {} not consumed yet",
+         duplicates, {} to be tried again, {} not consumed yet",
         report.topic,
         report.consumer_group,
         tally.records,
@@ -153,6 +153,7 @@ fn print_table(report: &AuditReport, out: &mut impl Write) -> std::io::Result<()
         tally.dead_lettered,
         tally.skipped,
         tally.duplicates,
+        tally.waiting,
         tally.unconsumed,
     )?;
     writeln!(out, "pending: {}, of these {} in the outbox", report.pending, tally.outbox)?;

@@ -177,15 +177,18 @@ impl Manifest {
         });
     }
 
+    /// A producer lists the id that it wrote, and may not know where the consumer takes ids from.
     fn is_id_of(&self, id: Id, seen: &Seen) -> bool {
-        match id {
-            Id::Uuid(uuid) => seen.id.0 == uuid,
-            Id::Text(at) => {
-                let source = envelope(&seen.record).source;
-                seen.id == id_from_text(source.as_deref(), &self.texts[at as usize])
-            }
-            Id::None => true,
-        }
+        let text = match id {
+            Id::Uuid(uuid) if seen.id.0 == uuid => return true,
+            Id::Uuid(uuid) => &uuid.to_string(),
+            Id::Text(at) => &*self.texts[at as usize],
+            Id::None => return true,
+        };
+        let envelope = envelope(&seen.record);
+        let source = envelope.source.as_deref();
+        let listed = id_from_text(source, text);
+        listed == seen.id || envelope.id.is_some_and(|id| listed == id_from_text(source, &id))
     }
 
     fn id_text(&self, id: Id) -> String {
@@ -212,6 +215,10 @@ mod tests {
     const UUID: &str = "0192d4e0-7b1a-7c3e-8a55-0123456789ab";
 
     fn seen(offset: i64, id: &str) -> Seen {
+        seen_by("ce_id", offset, id)
+    }
+
+    fn seen_by(id_mode: &str, offset: i64, id: &str) -> Seen {
         let mut headers = Headers::new();
         headers.push("ce_id", Some(id.as_bytes()));
         headers.push("ce_source", Some(b"shop"));
@@ -223,7 +230,7 @@ mod tests {
             value: None,
             headers,
         };
-        Seen::new(record, "x")
+        Seen::new(record, "x", &id_mode.parse().unwrap())
     }
 
     fn line(id: &str, offset: i64, outcome: &str) -> String {
@@ -259,6 +266,17 @@ mod tests {
         }
         let (findings, _) = audit(&[line("a-8", 3, "acknowledged")], &log(), 0);
         assert!(findings.examples[0].contains("the record there is"), "{:?}", findings.examples);
+    }
+
+    #[test]
+    fn a_producer_that_lists_ce_ids_need_not_know_that_ids_come_from_elsewhere() {
+        for id_mode in ["position", "header:id"] {
+            let log = || [seen_by(id_mode, 1, UUID), seen_by(id_mode, 2, "a-7")];
+            let held = [line(UUID, 1, "acknowledged"), line("a-7", 2, "acknowledged")];
+            assert_eq!(audit(&held, &log(), 0).0.examples, Vec::<String>::new());
+            let wrong = [line("a-7", 1, "acknowledged"), line(UUID, 2, "acknowledged")];
+            assert_eq!(audit(&wrong, &log(), 0).0.violations, 2);
+        }
     }
 
     #[test]

@@ -7,12 +7,13 @@
 //!                 next_offset ─┘           a claim without a record: invented, or of a lost log
 //! ```
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use super::report::{Invariant, Tally};
-use crate::identity::{id_of_conflict, identify};
+use crate::identity::{IdMode, id_of_conflict, identify};
 use crate::message::{Fingerprint, MessageId, PartitionKey, Record};
 use crate::outcome::Outcome;
+use crate::window::time_ms;
 
 /// A record with its identity.
 pub(super) struct Seen {
@@ -22,8 +23,8 @@ pub(super) struct Seen {
 }
 
 impl Seen {
-    pub(super) fn new(record: Record, topic_id: &str) -> Self {
-        let identity = identify(&record, topic_id);
+    pub(super) fn new(record: Record, topic_id: &str, id_mode: &IdMode) -> Self {
+        let identity = identify(&record, topic_id, id_mode);
         Self { record, id: identity.id, fingerprint: identity.fingerprint }
     }
 
@@ -99,9 +100,13 @@ pub(super) struct Unclaimed {
     /// Under which it has an outcome if `id` belongs to another message.
     pub(super) conflict_id: MessageId,
     pub(super) fingerprint: Fingerprint,
+    time_ms: Option<i64>,
     /// It was dead-lettered as a conflict, so another message must hold `id`.
     is_conflict: bool,
 }
+
+/// Partition, offset, id and fingerprint of a message in the retry queue.
+pub(super) type Place = (i32, i64, MessageId, Fingerprint);
 
 /// Walks log and claims.
 pub(super) struct Merge {
@@ -110,12 +115,14 @@ pub(super) struct Merge {
     unclaimed: Vec<Unclaimed>,
     pub(super) findings: Invariant,
     pub(super) tally: Tally,
-    /// Claims whose records the log no longer has.
+    /// Claims whose records the log no longer has, and records whose claims were purged.
     pub(super) not_provable: u64,
+    /// Claims of messages from before this moment may be gone. Milliseconds since 1970.
+    purged_before_ms: Option<i64>,
 }
 
 impl Merge {
-    pub(super) fn new(findings: Invariant) -> Self {
+    pub(super) fn new(findings: Invariant, purged_before_ms: Option<i64>) -> Self {
         Self {
             claims: VecDeque::new(),
             exhausted: false,
@@ -123,6 +130,7 @@ impl Merge {
             findings,
             tally: Tally::default(),
             not_provable: 0,
+            purged_before_ms,
         }
     }
 
@@ -213,17 +221,35 @@ impl Merge {
         std::mem::take(&mut self.unclaimed)
     }
 
-    /// Judges records by who holds their ids.
+    /// Judges records by who holds their ids, and by whether they wait in the retry queue.
     pub(super) fn resolve(
         &mut self,
         unclaimed: &[Unclaimed],
         holders: &HashMap<MessageId, Fingerprint>,
+        waiting: &HashSet<Place>,
+        ranges: &Ranges,
     ) {
         for record in unclaimed {
+            let partition = record.source.partition;
+            let place = (partition, record.offset, record.id, record.fingerprint);
+            if !record.is_conflict && waiting.contains(&place) {
+                self.tally.waiting += 1;
+                if ranges.get(partition).is_some_and(|range| record.offset < range.awaited) {
+                    self.findings.violation(|| {
+                        format!(
+                            "{} offset {}: message {} still waits for another attempt",
+                            record.source, record.offset, record.id
+                        )
+                    });
+                }
+                continue;
+            }
             let holder = holders.get(&record.id);
             let at =
                 || format!("{} offset {}: message {}", record.source, record.offset, record.id);
-            if record.is_conflict {
+            if holder.is_none() && self.may_be_purged(record) {
+                self.not_provable += 1;
+            } else if record.is_conflict {
                 if holder.is_none_or(|holder| *holder == record.fingerprint) {
                     self.findings.violation(|| {
                         format!(
@@ -251,6 +277,11 @@ impl Merge {
         }
     }
 
+    fn may_be_purged(&self, record: &Unclaimed) -> bool {
+        self.purged_before_ms
+            .is_some_and(|purged| record.time_ms.is_none_or(|time_ms| time_ms < purged))
+    }
+
     fn look_up(&mut self, seen: &Seen, is_conflict: bool) {
         self.unclaimed.push(Unclaimed {
             source: seen.record.source.clone(),
@@ -258,6 +289,7 @@ impl Merge {
             id: seen.id,
             conflict_id: id_of_conflict(seen.id, seen.fingerprint),
             fingerprint: seen.fingerprint,
+            time_ms: time_ms(seen.id, seen.record.timestamp_ms),
             is_conflict,
         });
     }

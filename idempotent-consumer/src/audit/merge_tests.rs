@@ -16,6 +16,8 @@ struct History {
     next_offset: [i64; 2],
     start: [i64; 2],
     accepted_batch_seq: i64,
+    /// Places in the retry queue.
+    waiting: HashSet<Place>,
 }
 
 fn seen(partition: i32, offset: i64, id: u8, content: u8) -> Seen {
@@ -69,7 +71,14 @@ fn history(stream: &[(bool, u8, u8, i64)], unconsumed: usize) -> History {
         }
     }
     records.sort_unstable();
-    History { records, claims, next_offset, start: [0, 0], accepted_batch_seq: 0 }
+    History {
+        records,
+        claims,
+        next_offset,
+        start: [0, 0],
+        accepted_batch_seq: 0,
+        waiting: HashSet::new(),
+    }
 }
 
 /// Drives the merge as the auditor does, with claims in chunks of `chunk`.
@@ -91,7 +100,7 @@ fn audit(history: &History, chunk: usize) -> Merge {
     rows.sort_unstable_by_key(ClaimRow::place);
     let mut rows = rows.chunks(chunk).map(<[ClaimRow]>::to_vec).collect::<VecDeque<_>>();
     let holders = history.claims.iter().map(|claim| (claim.id, claim.fingerprint)).collect();
-    let mut merge = Merge::new(Invariant::new(1, "outcomes", "…", 10));
+    let mut merge = Merge::new(Invariant::new(1, "outcomes", "…", 10), None);
     for (partition, offset, id, content) in &history.records {
         if *offset < history.start[usize::try_from(*partition).unwrap()] {
             continue;
@@ -107,7 +116,7 @@ fn audit(history: &History, chunk: usize) -> Merge {
     }
     merge.finish(&ranges);
     let unclaimed = merge.take_unclaimed();
-    merge.resolve(&unclaimed, &holders);
+    merge.resolve(&unclaimed, &holders, &history.waiting, &ranges);
     merge
 }
 
@@ -136,6 +145,46 @@ proptest! {
         let at = at.index(history.claims.len());
         history.claims.remove(at);
         prop_assert!(audit(&history, 7).findings.violations > 0);
+    }
+
+    #[test]
+    fn a_record_that_waits_for_another_attempt_needs_no_claim(
+        stream in streams(), at in any::<prop::sample::Index>(),
+    ) {
+        let mut history = history(&stream, 0);
+        let claim = history.claims.remove(at.index(history.claims.len()));
+        let without = |history: &History| {
+            let merge = audit(history, 7);
+            (merge.findings.violations, merge.tally.waiting)
+        };
+        // Its repeats wait behind it, and so do those that it is a conflict with.
+        let same = |id: u8, content: u8| {
+            let id = MessageId(Uuid::from_u128(id.into()));
+            let fingerprint = Fingerprint([content; Fingerprint::LEN]);
+            claim.id == id || claim.id == id_of_conflict(id, fingerprint)
+        };
+        let places: HashSet<Place> = history
+            .records
+            .iter()
+            .filter(|(partition, offset, id, content)| {
+                let claimed = history.claims.iter().any(|c| c.place() == (*partition, *offset));
+                same(*id, *content) && !claimed
+            })
+            .map(|(partition, offset, id, content)| {
+                let id = MessageId(Uuid::from_u128((*id).into()));
+                (*partition, *offset, id, Fingerprint([*content; Fingerprint::LEN]))
+            })
+            .collect();
+        prop_assert!(without(&history).0 > 0);
+        history.waiting = places;
+        let conflicts = history.claims.iter().any(|other| {
+            other.outcome == Outcome::DeadLettered && claim.outcome == Outcome::Applied
+                && history.records.iter().any(|(_, _, id, content)| same(*id, *content)
+                    && other.id == id_of_conflict(claim.id, Fingerprint([*content; Fingerprint::LEN])))
+        });
+        let (violations, waiting) = without(&history);
+        prop_assert!(conflicts || violations == 0, "{violations}");
+        prop_assert_eq!(waiting, history.waiting.len() as u64);
     }
 
     #[test]

@@ -25,6 +25,18 @@ pub(super) struct Outcomes {
     pub(super) skipped: i64,
 }
 
+impl Outcomes {
+    /// How many are missing in `rest`; `None` if it has more of one kind.
+    fn without(self, rest: Self) -> Option<u64> {
+        let less = |all: i64, rest: i64| u64::try_from(all - rest).ok();
+        Some(
+            less(self.applied, rest.applied)?
+                + less(self.dead_lettered, rest.dead_lettered)?
+                + less(self.skipped, rest.skipped)?,
+        )
+    }
+}
+
 impl std::fmt::Display for Outcomes {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { applied, dead_lettered, skipped } = self;
@@ -52,10 +64,13 @@ pub(super) struct Positions<'a> {
     /// Rows of `processed_messages` by partition.
     pub(super) claimed: &'a BTreeMap<i32, Outcomes>,
     pub(super) lost: &'a [LostRange],
+    /// Whether claims were ever purged.
+    pub(super) is_purged: bool,
 }
 
 impl Positions<'_> {
-    pub(super) fn check(&self, findings: &mut Invariant) {
+    /// Checks; returns how many outcomes were counted whose claims have been purged.
+    pub(super) fn check(&self, findings: &mut Invariant) -> u64 {
         let topic = &self.ranges.topic;
         for row in self.progress {
             findings.checked += 1;
@@ -94,7 +109,7 @@ impl Positions<'_> {
                 )
             });
         }
-        self.check_counters(findings);
+        self.check_counters(findings)
     }
 
     fn check_range(&self, row: &ProgressRow, range: &Range, findings: &mut Invariant) {
@@ -148,7 +163,8 @@ impl Positions<'_> {
     }
 
     /// Each transaction counts its outcomes in the same row that moves `next_offset`.
-    fn check_counters(&self, findings: &mut Invariant) {
+    fn check_counters(&self, findings: &mut Invariant) -> u64 {
+        let mut purged = 0;
         let counted: BTreeMap<i32, Outcomes> =
             self.progress.iter().map(|row| (row.partition, row.counted)).collect();
         let mut partitions: Vec<_> = counted.keys().chain(self.claimed.keys()).collect();
@@ -159,7 +175,10 @@ impl Positions<'_> {
                 |map: &BTreeMap<i32, Outcomes>| map.get(partition).copied().unwrap_or_default();
             let (counted, claimed) = (of(&counted), of(self.claimed));
             findings.checked += 1;
-            if counted != claimed {
+            let gone = counted.without(claimed).filter(|gone| *gone == 0 || self.is_purged);
+            if let Some(gone) = gone {
+                purged += gone;
+            } else {
                 findings.violation(|| {
                     format!(
                         "{}[{partition}]: transactions counted {counted}; processed_messages has \
@@ -169,6 +188,7 @@ impl Positions<'_> {
                 });
             }
         }
+        purged
     }
 }
 
@@ -180,6 +200,13 @@ mod tests {
     fn examples(
         change: impl FnOnce(&mut Range, &mut ProgressRow, &mut Option<i64>),
     ) -> Vec<String> {
+        check(false, change).0
+    }
+
+    fn check(
+        is_purged: bool,
+        change: impl FnOnce(&mut Range, &mut ProgressRow, &mut Option<i64>),
+    ) -> (Vec<String>, u64) {
         let mut range = Range { start: 10, end: 100, comparable: true, ..Range::default() };
         let mut row = ProgressRow {
             topic_id: "id".to_owned(),
@@ -192,7 +219,7 @@ mod tests {
         range.next_offset = Some(row.next_offset);
         let ranges = Ranges { topic: "t".to_owned(), by_partition: vec![range] };
         let mut findings = Invariant::new(3, "positions", "…", 10);
-        Positions {
+        let purged = Positions {
             topic_id: "id",
             ranges: &ranges,
             progress: &[row],
@@ -200,10 +227,11 @@ mod tests {
             first_unconsumed: &BTreeMap::from([(0, 50)]),
             claimed: &BTreeMap::from([(0, Outcomes { applied: 40, ..Outcomes::default() })]),
             lost: &[],
+            is_purged,
         }
         .check(&mut findings);
         assert_eq!(findings.violations, findings.examples.len() as u64);
-        findings.examples
+        (findings.examples, purged)
     }
 
     fn one(change: impl FnOnce(&mut Range, &mut ProgressRow, &mut Option<i64>), text: &str) {
@@ -238,5 +266,13 @@ mod tests {
     #[test]
     fn claims_that_no_transaction_counted_are_found() {
         one(|_, row, _| row.counted.applied = 39, "counted 39 applied");
+    }
+
+    #[test]
+    fn claims_that_are_missing_are_found_unless_claims_were_purged() {
+        one(|_, row, _| row.counted.applied = 43, "counted 43 applied");
+        assert_eq!(check(true, |_, row, _| row.counted.applied = 43), (Vec::new(), 3));
+        let (examples, _) = check(true, |_, row, _| row.counted.applied = 39);
+        assert_eq!(examples.len(), 1, "a purge makes none");
     }
 }

@@ -76,6 +76,8 @@ pub struct Tally {
     pub duplicates: u64,
     /// Records that the consumer has not come to.
     pub unconsumed: u64,
+    /// Records whose message waits in the retry queue.
+    pub waiting: u64,
     /// Rows that wait in the outbox.
     pub outbox: u64,
 }
@@ -93,7 +95,7 @@ pub struct AuditReport {
     pub tally: Tally,
     /// What the log no longer reaches back to. Neither fine nor wrong.
     pub not_provable: u64,
-    /// What is still on its way: records not consumed, and the outbox.
+    /// What is still on its way: records not consumed, the retry queue, and the outbox.
     pub pending: u64,
     /// Seconds the audit took.
     pub seconds: f64,
@@ -125,6 +127,11 @@ impl AuditReport {
                  {} are not consumed yet",
                 self.tally.unconsumed
             );
+        }
+        if self.tally.waiting > 0 {
+            verdict.push_str("; ");
+            verdict.push_str(&self.tally.waiting.to_string());
+            verdict.push_str(" of them will get it in another attempt");
         }
         if self.not_provable > 0 {
             verdict.push_str("; ");

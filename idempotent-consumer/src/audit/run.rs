@@ -20,10 +20,11 @@ use super::report::{AuditReport, Invariant};
 use super::store;
 use super::wait::{self, Awaited};
 use super::{AuditConfig, AuditError, Progress, Stage};
-use crate::identity::FINGERPRINT_VERSION;
+use crate::identity::{FINGERPRINT_VERSION, IdMode};
 use crate::kafka::log_reader::Stretch;
 use crate::outcome::Outcome;
 use crate::store::connect::connect;
+use crate::store::scope;
 
 /// Records whose ids are looked up together.
 const LOOK_UP_RECORDS: usize = 2048;
@@ -57,8 +58,10 @@ pub async fn audit<P: Projection>(
     let dlq_before = bounds::of(&config.kafka, group, &config.dlq_topic).await?.unwrap_or_default();
 
     let mut snapshot = store::begin(&mut connection).await?;
+    let id_mode = scope::id_mode(&mut snapshot).await?;
     let rows = store::progress(&mut snapshot, group, topic).await?;
     let lost = store::lost_ranges(&mut snapshot, group, topic).await?;
+    let purged_before_ms = store::purged_before_ms(&mut snapshot).await?;
     let (claimed, of_other_topics) = store::count_claims(&mut snapshot, group, topic).await?;
 
     let now = bounds::of(&config.kafka, group, topic).await?.ok_or_else(no_topic)?;
@@ -68,14 +71,14 @@ pub async fn audit<P: Projection>(
     projection.expect(claimed.values().map(|counted| counted.applied.unsigned_abs()).sum());
     let mut walk = Walk {
         ranges: &ranges,
-        merge: Merge::new(invariant(config, 1)),
+        merge: Merge::new(invariant(config, 1), purged_before_ms),
         order: KeyOrder::new(invariant(config, 5)),
         manifest,
         first_unconsumed: BTreeMap::new(),
         projection: &mut *projection,
         complete: true,
     };
-    walk.read(&mut snapshot, config, &now.topic_id, &mut progress).await?;
+    walk.read(&mut snapshot, config, &now.topic_id, id_mode, &mut progress).await?;
     let Walk { mut merge, order, manifest, first_unconsumed, complete, .. } = walk;
     let mut not_provable = merge.not_provable;
     if let Some(manifest) = &manifest {
@@ -94,7 +97,7 @@ pub async fn audit<P: Projection>(
     }
     let mut tables = invariant(config, 2);
     let mut positions = invariant(config, 3);
-    Positions {
+    let purged = Positions {
         topic_id: &now.topic_id,
         ranges: &ranges,
         progress: &rows,
@@ -102,8 +105,13 @@ pub async fn audit<P: Projection>(
         first_unconsumed: &first_unconsumed,
         claimed: &claimed,
         lost: &lost,
+        is_purged: purged_before_ms.is_some(),
     }
     .check(&mut positions);
+    if purged > 0 {
+        positions.note(format!("{purged} outcomes were counted whose claims have been purged"));
+        not_provable += purged;
+    }
 
     let mut letters = invariant(config, 4);
     let mut copies = Copies::default();
@@ -127,13 +135,15 @@ pub async fn audit<P: Projection>(
     dead_letters::check_claims(&mut snapshot, group, &mut letters).await?;
 
     progress(Progress { stage: Stage::Projection, done: 0, of: 0 });
-    not_provable += projection.compare(&mut snapshot, History { complete }, &mut tables).await?;
+    not_provable += projection
+        .compare(&mut snapshot, History { complete: complete && purged == 0 }, &mut tables)
+        .await?;
     snapshot.rollback().await?;
 
     Ok(AuditReport {
         topic: topic.to_owned(),
         consumer_group: group.to_owned(),
-        pending: merge.tally.unconsumed + merge.tally.outbox,
+        pending: merge.tally.unconsumed + merge.tally.waiting + merge.tally.outbox,
         tally: merge.tally,
         invariants: vec![merge.findings, tables, positions, letters, order.findings],
         not_provable,
@@ -158,7 +168,8 @@ async fn check_scope(
     config: &AuditConfig,
 ) -> Result<(), AuditError> {
     let asked = (config.consumer_group.clone(), i16::from(FINGERPRINT_VERSION));
-    match store::scope(connection).await? {
+    let found = scope::find(connection).await?;
+    match found.map(|found| (found.consumer_group, found.fingerprint_version)) {
         Some(found) if found != asked => {
             let text = |(group, version): &(String, i16)| {
                 format!("the group {group} with fingerprints of version {version}")
@@ -214,6 +225,7 @@ impl<P: Projection> Walk<'_, P> {
         snapshot: &mut PgConnection,
         config: &AuditConfig,
         topic_id: &str,
+        id_mode: IdMode,
         progress: &mut (dyn FnMut(Progress) + Send),
     ) -> Result<(), AuditError> {
         let group = config.consumer_group.as_str();
@@ -222,9 +234,9 @@ impl<P: Projection> Walk<'_, P> {
             if range.comparable { (range.start, range.end) } else { (range.end, range.end) }
         }));
         let of = to_read.iter().map(|stretch| stretch.end.abs_diff(stretch.start)).sum();
-        let topic_id = topic_id.to_owned();
+        let (topic_id, topic_id_of_log) = (topic_id.to_owned(), topic_id.to_owned());
         let mut log = log::stream(&config.kafka, &config.topic, to_read, move |record| {
-            Seen::new(record, &topic_id)
+            Seen::new(record, &topic_id, &id_mode)
         });
         store::open_claims(snapshot, group, &config.topic).await?;
         let mut done = 0;
@@ -237,7 +249,7 @@ impl<P: Projection> Walk<'_, P> {
                 done += 1;
             }
             if self.merge.unclaimed_len() >= LOOK_UP_RECORDS {
-                self.look_up(snapshot, group).await?;
+                self.look_up(snapshot, group, &topic_id_of_log).await?;
             }
             progress(Progress { stage: Stage::Log, done, of });
         }
@@ -246,7 +258,8 @@ impl<P: Projection> Walk<'_, P> {
             self.merge.finish(self.ranges);
         }
         self.merge.finish(self.ranges);
-        self.look_up(snapshot, group).await?;
+        self.look_up(snapshot, group, &topic_id_of_log).await?;
+        self.check_queue(snapshot, group, &topic_id_of_log).await?;
         store::close_claims(snapshot).await?;
         if let Some(manifest) = &mut self.manifest {
             manifest.finish(self.ranges, &mut self.merge.findings);
@@ -281,6 +294,7 @@ impl<P: Projection> Walk<'_, P> {
         &mut self,
         snapshot: &mut PgConnection,
         group: &str,
+        topic_id: &str,
     ) -> Result<(), sqlx::Error> {
         let unclaimed = self.merge.take_unclaimed();
         if unclaimed.is_empty() {
@@ -289,7 +303,33 @@ impl<P: Projection> Walk<'_, P> {
         let ids: Vec<Uuid> =
             unclaimed.iter().flat_map(|record| [record.id.0, record.conflict_id.0]).collect();
         let holders = store::holders(snapshot, group, &ids).await?;
-        self.merge.resolve(&unclaimed, &holders);
+        let partitions: Vec<i32> = unclaimed.iter().map(|u| u.source.partition).collect();
+        let offsets: Vec<i64> = unclaimed.iter().map(|u| u.offset).collect();
+        let waiting = store::waiting(snapshot, group, topic_id, &partitions, &offsets).await?;
+        self.merge.resolve(&unclaimed, &holders, &waiting, self.ranges);
+        Ok(())
+    }
+
+    /// Every row of the retry queue is a record of the log that the consumer is past and that has
+    /// no outcome: those were counted.
+    async fn check_queue(
+        &mut self,
+        snapshot: &mut PgConnection,
+        group: &str,
+        topic_id: &str,
+    ) -> Result<(), sqlx::Error> {
+        let starts: Vec<i64> = self.ranges.by_partition.iter().map(|range| range.start).collect();
+        let rows = store::count_waiting(snapshot, group, topic_id, &starts).await?;
+        let waiting = self.merge.tally.waiting;
+        self.merge.findings.checked += rows.unsigned_abs();
+        if rows.unsigned_abs() != waiting {
+            self.merge.findings.violation(|| {
+                format!(
+                    "the retry queue has {rows} messages, but only {waiting} of the records that \
+                     the consumer is past are without an outcome and in it"
+                )
+            });
+        }
         Ok(())
     }
 }

@@ -1,12 +1,12 @@
-//! All SQL of the audit, inside one read-only snapshot.
+//! The SQL of the audit, inside one read-only snapshot.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use sqlx::postgres::PgRow;
 use sqlx::{Connection, PgConnection, Postgres, Row, Transaction};
 use uuid::Uuid;
 
-use super::merge::ClaimRow;
+use super::merge::{ClaimRow, Place};
 use super::positions::{LostRange, Outcomes, ProgressRow};
 use crate::message::{Fingerprint, MessageId};
 use crate::outcome::Outcome;
@@ -17,6 +17,10 @@ pub(super) async fn begin(
 ) -> Result<Transaction<'_, Postgres>, sqlx::Error> {
     let mut snapshot =
         connection.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+    // Before the snapshot: a purge empties leaves for older snapshots as well.
+    sqlx::query("LOCK TABLE processed_messages IN ACCESS SHARE MODE")
+        .execute(&mut *snapshot)
+        .await?;
     // The reader of the log may be the slower one, and the cursor is read to its end.
     sqlx::query(
         r"
@@ -28,15 +32,6 @@ pub(super) async fn begin(
     .execute(&mut *snapshot)
     .await?;
     Ok(snapshot)
-}
-
-/// Group and fingerprint version that the database's claims are of; `None` before the first run.
-pub(super) async fn scope(
-    connection: &mut PgConnection,
-) -> Result<Option<(String, i16)>, sqlx::Error> {
-    sqlx::query_as("SELECT consumer_group, fingerprint_version FROM dedup_scope")
-        .fetch_optional(connection)
-        .await
 }
 
 /// How far the database is with each partition.
@@ -93,6 +88,19 @@ pub(super) async fn lost_ranges(
         .into_iter()
         .map(|(partition, from_offset, to_offset)| LostRange { partition, from_offset, to_offset })
         .collect())
+}
+
+/// Claims of messages from before this moment may be gone, in milliseconds since 1970; `None` if
+/// none was ever purged.
+pub(super) async fn purged_before_ms(
+    connection: &mut PgConnection,
+) -> Result<Option<i64>, sqlx::Error> {
+    let purged_before: Option<Option<i64>> = sqlx::query_scalar(
+        "SELECT (extract(epoch FROM purged_before) * 1000)::bigint FROM dedup_window",
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(purged_before.flatten())
 }
 
 /// Claims of the topic by partition, and how many the group has of other topics.
@@ -206,6 +214,84 @@ pub(super) async fn holders(
     .fetch_all(connection)
     .await
     .map(|rows| rows.into_iter().collect())
+}
+
+/// Which of these places wait in the retry queue.
+pub(super) async fn waiting(
+    connection: &mut PgConnection,
+    group: &str,
+    topic_id: &str,
+    partitions: &[i32],
+    offsets: &[i64],
+) -> Result<HashSet<Place>, sqlx::Error> {
+    let rows: Vec<(i32, i64, Uuid, Vec<u8>)> = sqlx::query_as(
+        r#"
+        SELECT partition, "offset", message_id, fingerprint
+          FROM retry_queue
+          JOIN unnest($3::integer[], $4::bigint[]) AS asked (partition, "offset")
+         USING (partition, "offset")
+         WHERE consumer_group = $1 AND topic_id = $2 AND NOT of_old_log
+        "#,
+    )
+    .bind(group)
+    .bind(topic_id)
+    .bind(partitions)
+    .bind(offsets)
+    .fetch_all(connection)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|(partition, offset, id, bytes)| {
+            (partition, offset, MessageId(id), fingerprint(&bytes))
+        })
+        .collect())
+}
+
+/// How many rows of the retry queue are from these offsets on, by partition from 0.
+pub(super) async fn count_waiting(
+    connection: &mut PgConnection,
+    group: &str,
+    topic_id: &str,
+    starts: &[i64],
+) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar(
+        r#"
+        SELECT count(*)
+          FROM retry_queue
+          JOIN unnest($3::bigint[]) WITH ORDINALITY AS log (start, number)
+            ON retry_queue.partition = log.number - 1
+         WHERE consumer_group = $1 AND topic_id = $2 AND "offset" >= log.start
+           AND NOT of_old_log
+        "#,
+    )
+    .bind(group)
+    .bind(topic_id)
+    .bind(starts)
+    .fetch_one(connection)
+    .await
+}
+
+/// How many messages below these offsets, by partition from 0, wait in the retry queue.
+pub(super) async fn count_waiting_below(
+    connection: &mut PgConnection,
+    group: &str,
+    topic: &str,
+    ends: &[i64],
+) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar(
+        r#"
+        SELECT count(*)
+          FROM retry_queue
+          JOIN unnest($3::bigint[]) WITH ORDINALITY AS log (log_end, number)
+            ON retry_queue.partition = log.number - 1
+         WHERE consumer_group = $1 AND topic = $2 AND "offset" < log.log_end
+        "#,
+    )
+    .bind(group)
+    .bind(topic)
+    .bind(ends)
+    .fetch_one(connection)
+    .await
 }
 
 /// A fingerprint of another length is nobody's: the record at its place will say so.

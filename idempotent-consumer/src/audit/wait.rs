@@ -19,8 +19,8 @@ pub(super) struct Awaited {
     pub(super) outbox_before: Option<OffsetDateTime>,
 }
 
-/// Waits until everything that was in the log when it began is consumed, and then until what the
-/// outbox held at that moment is published; `wait` at most for both.
+/// Waits until everything that was in the log when it began is consumed and none of it waits for
+/// another attempt, and then until what the outbox held at that moment is published; `wait` at most for both.
 pub(super) async fn settle(
     connection: &mut PgConnection,
     config: &AuditConfig,
@@ -41,7 +41,12 @@ pub(super) async fn settle(
             let records = ahead.iter().map(|s| s.end.abs_diff(s.start)).sum();
             progress(Progress { stage: Stage::Waiting, done: 0, of: records });
             if ahead.is_empty() || !any_record(config, ahead).await? {
-                consumed_at = Some(now(connection).await?);
+                let (group, topic) = (&config.consumer_group, &config.topic);
+                let waiting = store::count_waiting_below(connection, group, topic, &ends).await?;
+                progress(Progress { stage: Stage::Waiting, done: 0, of: waiting.unsigned_abs() });
+                if waiting == 0 {
+                    consumed_at = Some(now(connection).await?);
+                }
             }
         }
         if let Some(consumed_at) = consumed_at {

@@ -11,6 +11,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::json;
+use crate::identity::id_from_text;
 use crate::message::{Headers, MessageId};
 
 /// Where a dead letter stands.
@@ -189,8 +190,8 @@ pub async fn dead_letter(
     .await
 }
 
-/// The group's dead letters whose record carries this text as its `ce_id` header. Reads the whole
-/// table.
+/// The group's dead letters whose producer gave this text as their id. Reads the whole table for
+/// the sources that the text may be of.
 ///
 /// # Errors
 /// The database does not answer, or lacks the engine's tables.
@@ -199,6 +200,20 @@ pub async fn dead_letters_with_producer_id(
     group: &str,
     id: &str,
 ) -> Result<Vec<DeadLetter>, sqlx::Error> {
+    let sources: Vec<String> = sqlx::query_scalar(
+        r"
+        SELECT DISTINCT header ->> 'value'
+          FROM dead_letters, jsonb_array_elements(headers) AS header
+         WHERE consumer_group = $1
+           AND lower(header ->> 'name') = 'ce_source' AND header ->> 'value' <> ''
+         LIMIT 1000
+        ",
+    )
+    .bind(group)
+    .fetch_all(&mut *connection)
+    .await?;
+    let sources = std::iter::once(None).chain(sources.iter().map(|source| Some(source.as_str())));
+    let ids: Vec<Uuid> = sources.map(|source| id_from_text(source, id).0).collect();
     sqlx::query(
         r#"
         SELECT dlq_id, message_id, original_id, event_type, topic, partition, "offset", key,
@@ -207,18 +222,13 @@ pub async fn dead_letters_with_producer_id(
                state, redrive_count,
                record_timestamp, headers, value, state_changed_at, state_changed_by
           FROM dead_letters
-         WHERE consumer_group = $1
-           AND EXISTS (
-                   SELECT
-                     FROM jsonb_array_elements(headers) AS header
-                    WHERE lower(header ->> 'name') = 'ce_id' AND header ->> 'value' = $2
-               )
+         WHERE consumer_group = $1 AND original_id = ANY($2)
          ORDER BY last_failed_at, partition, "offset"
          LIMIT 20
         "#,
     )
     .bind(group)
-    .bind(id)
+    .bind(ids)
     .try_map(|row: PgRow| whole(&row))
     .fetch_all(connection)
     .await

@@ -7,6 +7,7 @@ use sqlx::PgConnection;
 use super::claims::{Claim, claims};
 use super::dead_letters::{DeadLetterSummary, dead_letters_of_messages};
 use super::overview::partitions;
+use super::retry_queue::{Waiting, waiting};
 use super::snapshot;
 use crate::identity::{Identity, id_of_conflict};
 use crate::message::{Fingerprint, MessageId, Record};
@@ -50,6 +51,8 @@ impl Sighting {
 pub enum Fate {
     /// The consumer has not come to it.
     Pending,
+    /// It waits in the retry queue.
+    Waiting(Waiting),
     /// It has this outcome; the dead letter if that is what it came to.
     Decided(Claim, Option<DeadLetterSummary>),
     /// Another record with the same content has this outcome.
@@ -85,6 +88,12 @@ pub async fn fates(
     let progress = partitions(&mut snapshot, group, topic).await?;
     let claims = claims(&mut snapshot, group, &ids).await?;
     let letters = dead_letters_of_messages(&mut snapshot, group, &ids).await?;
+    let places: Vec<(i32, i64)> =
+        sightings.iter().map(|sighting| (sighting.partition, sighting.offset)).collect();
+    let waiting = match topic_id {
+        Some(topic_id) => waiting(&mut snapshot, group, topic_id, &places).await?,
+        None => HashMap::new(),
+    };
     snapshot.rollback().await?;
     let is_foreign = |found: &str| topic_id.is_some_and(|topic_id| topic_id != found);
     let foreign = progress.iter().filter(|row| is_foreign(&row.topic_id)).map(|row| row.partition);
@@ -94,6 +103,7 @@ pub async fn fates(
         next_offsets: progress.into_iter().map(|row| (row.partition, row.next_offset)).collect(),
         claims: claims.into_iter().map(|claim| (claim.message_id, claim)).collect(),
         letters: letters.into_iter().map(|letter| (letter.message_id, letter)).collect(),
+        waiting,
     };
     Ok(sightings.iter().map(|sighting| known.fate(sighting)).collect())
 }
@@ -106,12 +116,16 @@ struct Known<'a> {
     next_offsets: HashMap<i32, i64>,
     claims: HashMap<MessageId, Claim>,
     letters: HashMap<MessageId, DeadLetterSummary>,
+    waiting: HashMap<(i32, i64), Waiting>,
 }
 
 impl Known<'_> {
     fn fate(&self, sighting: &Sighting) -> Fate {
         if self.foreign.contains(&sighting.partition) {
             return Fate::Pending;
+        }
+        if let Some(waiting) = self.waiting.get(&(sighting.partition, sighting.offset)) {
+            return Fate::Waiting(waiting.clone());
         }
         let consumed = self
             .next_offsets
@@ -186,7 +200,17 @@ mod tests {
             next_offsets: HashMap::from([(0, next_offset)]),
             claims: claims.into_iter().map(|claim| (claim.message_id, claim)).collect(),
             letters: HashMap::new(),
+            waiting: HashMap::new(),
         }
+    }
+
+    #[test]
+    fn a_record_in_the_retry_queue_waits() {
+        let mut known = known(6, []);
+        let waiting = Waiting { attempts: 2, next_attempt_in_seconds: None, error_message: None };
+        known.waiting.insert((0, 5), waiting.clone());
+        assert_eq!(known.fate(&sighting(5, 1)), Fate::Waiting(waiting));
+        assert_eq!(known.fate(&sighting(4, 1)), Fate::Missing);
     }
 
     #[test]

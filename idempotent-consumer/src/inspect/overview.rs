@@ -4,6 +4,7 @@ use serde::Serialize;
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 
+use super::retry_queue::{RetryQueueState, retry_queue};
 use super::snapshot;
 
 /// A row of `partition_progress`.
@@ -13,7 +14,7 @@ pub struct PartitionProgress {
     pub partition: i32,
     /// Kafka's id of the topic that the offsets are of.
     pub topic_id: String,
-    /// Everything below it has its outcome.
+    /// Everything below it has its outcome, or waits in the retry queue.
     pub next_offset: i64,
     /// Messages applied.
     pub applied: i64,
@@ -90,6 +91,8 @@ pub struct Overview {
     pub partitions: Vec<PartitionProgress>,
     /// Of the group, the most frequent first.
     pub dead_letters: Vec<DeadLetterCount>,
+    /// Of the topic.
+    pub retry_queue: RetryQueueState,
     /// Of the database.
     pub outbox: OutboxState,
     /// Of the topic.
@@ -109,6 +112,7 @@ pub async fn overview(
     let found = Overview {
         partitions: partitions(&mut snapshot, group, topic).await?,
         dead_letters: dead_letter_counts(&mut snapshot, group).await?,
+        retry_queue: retry_queue(&mut snapshot, group, topic).await?,
         outbox: outbox(&mut snapshot).await?,
         lost_ranges: lost_ranges(&mut snapshot, group, topic).await?,
     };

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::identity::{Identity, identify};
+use crate::identity::{IdMode, Identity, identify};
 use crate::kafka::admin::{AdminError, Topics};
 use crate::kafka::log_reader::{LogError, LogReader, Stretch};
 use crate::kafka::settings::KafkaSettings;
@@ -58,6 +58,7 @@ const REPORT_RECORDS: u64 = 500;
 
 /// Shows every committed record of the topic to `visit` with its identity, partition after
 /// partition, until it breaks off. Joins no group and commits nothing; keeps no record.
+/// [`id_mode`](super::id_mode) is that of a database's claims.
 ///
 /// `Ok(None)` if the topic does not exist. Blocks: from async code use `spawn_blocking`.
 ///
@@ -66,6 +67,7 @@ const REPORT_RECORDS: u64 = 500;
 pub fn scan_log(
     settings: &KafkaSettings,
     topic: &str,
+    id_mode: &IdMode,
     patience: Duration,
     mut visit: impl FnMut(Record, Identity) -> ControlFlow<()>,
     mut progress: impl FnMut(ScanProgress),
@@ -91,7 +93,7 @@ pub fn scan_log(
             if records % REPORT_RECORDS == 0 {
                 progress(ScanProgress { done: before + record.offset.abs_diff(stretch.start), of });
             }
-            let identity = identify(&record, &topic_id);
+            let identity = identify(&record, &topic_id, id_mode);
             visit(record, identity)
         })?;
         if flow.is_break() {

@@ -2,14 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::producer::{BaseProducer, Producer};
 use rdkafka::types::RDKafkaErrorCode;
 
 use super::raw;
 use super::settings::KafkaSettings;
+use crate::window::Retention;
 
 /// Why a question about topics had no answer.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +32,14 @@ pub enum AdminError {
         /// The topic.
         topic: String,
         /// What the broker said.
+        reason: String,
+    },
+    /// A topic's configuration could not be read.
+    #[error("cannot read how long the topic {topic} keeps records: {reason}")]
+    NoConfig {
+        /// The topic.
+        topic: String,
+        /// What the broker said, or what is missing.
         reason: String,
     },
 }
@@ -64,7 +72,7 @@ impl Topics {
             seconds: 0,
             reason: error.to_string(),
         };
-        let client = settings.client_config().create().map_err(unusable)?;
+        let client = settings.producer_config().create().map_err(unusable)?;
         Ok(Self { settings: settings.clone(), client, timeout })
     }
 
@@ -129,14 +137,14 @@ impl Topics {
         if brokers >= 3 {
             new = new.set("min.insync.replicas", "2");
         }
-        let config: ClientConfig = self.settings.client_config();
-        let admin: AdminClient<DefaultClientContext> =
-            config.create().map_err(|e| self.unreachable(&e))?;
         let options = AdminOptions::new()
             .request_timeout(Some(self.timeout))
             .operation_timeout(Some(self.timeout));
-        let results =
-            admin.create_topics([&new], &options).await.map_err(|e| self.unreachable(&e))?;
+        let results = self
+            .admin()?
+            .create_topics([&new], &options)
+            .await
+            .map_err(|e| self.unreachable(&e))?;
         match results.into_iter().next() {
             // Another process was quicker, with the same intent.
             Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => {
@@ -150,6 +158,44 @@ impl Topics {
                 Ok(Ensured::Created)
             }
         }
+    }
+
+    /// How long the topic keeps its records.
+    ///
+    /// # Errors
+    /// No broker answers in time, or it does not say.
+    pub async fn retention(&self, topic: &str) -> Result<Retention, AdminError> {
+        let no_config = |reason: String| AdminError::NoConfig { topic: topic.to_owned(), reason };
+        let options = AdminOptions::new().request_timeout(Some(self.timeout));
+        let described = self
+            .admin()?
+            .describe_configs([&ResourceSpecifier::Topic(topic)], &options)
+            .await
+            .map_err(|e| self.unreachable(&e))?;
+        let config = match described.into_iter().next() {
+            Some(Ok(config)) => config,
+            Some(Err(code)) => return Err(no_config(code.to_string())),
+            None => return Err(no_config("no answer".to_owned())),
+        };
+        let value = |name: &str| {
+            let entry = config.entries.iter().find(|entry| entry.name == name);
+            let value = entry.and_then(|entry| entry.value.clone());
+            value.ok_or_else(|| no_config(format!("the broker does not tell {name}")))
+        };
+        let number = |name: &str| {
+            let text = value(name)?;
+            text.parse::<i64>().map_err(|_| no_config(format!("{name} is {text:?}")))
+        };
+        Ok(Retention {
+            topic: topic.to_owned(),
+            cleanup_policy: value("cleanup.policy")?,
+            retention_ms: number("retention.ms")?,
+            segment_ms: number("segment.ms")?,
+        })
+    }
+
+    fn admin(&self) -> Result<AdminClient<DefaultClientContext>, AdminError> {
+        self.settings.producer_config().create().map_err(|e| self.unreachable(&e))
     }
 
     /// Waits until a topic that the controller has just created is known to the brokers, which hear

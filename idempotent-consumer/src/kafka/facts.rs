@@ -37,7 +37,7 @@ impl Facts {
             reason: reason.to_string(),
         };
         let group = settings
-            .client_config()
+            .consumer_config()
             .set("group.id", group)
             .set("enable.auto.commit", "false")
             .create()

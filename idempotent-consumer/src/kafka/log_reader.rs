@@ -80,7 +80,7 @@ impl LogReader {
         topic: &str,
         patience: Duration,
     ) -> Result<Self, LogError> {
-        let mut config = settings.client_config();
+        let mut config = settings.consumer_config();
         config
             // `assign` asks for a group, though nobody ever hears of this one.
             .set("group.id", format!("log-reader-{}", Uuid::new_v4()))

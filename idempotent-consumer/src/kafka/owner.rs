@@ -75,7 +75,7 @@ pub(crate) fn start(
     commands: mpsc::Receiver<Command>,
     events: UnboundedSender<Event>,
 ) -> Result<std::thread::JoinHandle<()>, KafkaError> {
-    let mut config = settings.kafka.client_config();
+    let mut config = settings.kafka.consumer_config();
     config
         .set("group.id", &settings.group)
         .set("enable.auto.commit", "true")
@@ -277,12 +277,10 @@ impl Owner {
     fn note(&mut self, note: Note) {
         match note {
             Note::Assigned(partitions) => {
-                let total = self.partitions.len() + partitions.len();
-                let limit_bytes = self.settings.buffer_bytes / total.max(1);
                 for partition in partitions {
                     let epoch = self.next_epoch;
                     self.next_epoch += 1;
-                    let queue = Arc::new(PartitionQueue::new(limit_bytes));
+                    let queue = Arc::new(PartitionQueue::new(self.settings.buffer_bytes));
                     self.partitions.insert(
                         partition,
                         Assigned {
@@ -295,6 +293,7 @@ impl Owner {
                     );
                     self.tell(Event::Assigned { partition, epoch, queue });
                 }
+                self.share_memory();
                 self.tell(Event::Rebalanced);
             }
             Note::Revoked(partitions) => {
@@ -304,15 +303,26 @@ impl Owner {
                         self.tell(Event::Revoked { partition, epoch: assigned.epoch });
                     }
                 }
+                self.share_memory();
             }
             Note::Statistics(statistics) => self.read_statistics(&statistics),
             Note::Error(error, reason) => {
                 if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
                     self.tell(Event::Brokers(Some(reason)));
+                } else if is_about_connections(&error) {
+                    tracing::debug!(%error, reason, "kafka consumer");
                 } else {
                     tracing::info!(%error, reason, "kafka consumer");
                 }
             }
+        }
+    }
+
+    /// Every partition's queue has an equal share of the memory.
+    fn share_memory(&self) {
+        let share = self.settings.buffer_bytes / self.partitions.len().max(1);
+        for assigned in self.partitions.values() {
+            assigned.queue.set_limit(share);
         }
     }
 
@@ -368,6 +378,8 @@ impl Owner {
         );
         if disoriented {
             self.tell(Event::Disoriented(error.to_string()));
+        } else if is_about_connections(error) {
+            tracing::debug!(%error, "kafka consumer");
         } else {
             tracing::info!(%error, "kafka consumer");
         }
@@ -398,6 +410,15 @@ impl Assigned {
         self.queue.reached_end(end);
         true
     }
+}
+
+/// While a broker is away the client tells this many times a second. Health tells it once.
+fn is_about_connections(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode as C;
+    matches!(
+        error.rdkafka_error_code(),
+        Some(C::AllBrokersDown | C::BrokerTransportFailure | C::Resolve | C::OperationTimedOut)
+    )
 }
 
 /// The partition, if it is still assigned as of this epoch.

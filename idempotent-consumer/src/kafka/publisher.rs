@@ -129,7 +129,7 @@ impl Publisher {
         options: &PublisherOptions,
         on_delivery: impl Fn(Delivery) + Send + Sync + 'static,
     ) -> Result<Self, SettingsError> {
-        let mut config = settings.client_config();
+        let mut config = settings.producer_config();
         let timeout_ms = options.delivery_timeout.map_or(0, |t| t.as_millis());
         config
             .set("enable.idempotence", "true")

@@ -1,6 +1,7 @@
 //! What the owner of the consumer has read of a partition and its lane has not taken yet. Bounded.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,7 @@ pub(crate) struct PartitionQueue {
     filled: Notify,
     /// For the owner: there is room again.
     emptied: Condvar,
-    limit_bytes: usize,
+    limit_bytes: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -41,8 +42,13 @@ impl PartitionQueue {
             inner: Mutex::default(),
             filled: Notify::new(),
             emptied: Condvar::new(),
-            limit_bytes,
+            limit_bytes: AtomicUsize::new(limit_bytes),
         }
+    }
+
+    /// Sets another bound: the process has more partitions now, or fewer.
+    pub(crate) fn set_limit(&self, limit_bytes: usize) {
+        self.limit_bytes.store(limit_bytes, Relaxed);
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -70,7 +76,7 @@ impl PartitionQueue {
     pub(crate) fn wait_for_room(&self, patience: Duration) -> bool {
         let deadline = Instant::now() + patience;
         let mut inner = self.lock();
-        while inner.bytes > self.limit_bytes {
+        while inner.bytes > self.limit_bytes.load(Relaxed) {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return false;
@@ -83,7 +89,7 @@ impl PartitionQueue {
 
     /// Whether so little is left that reading may go on.
     pub(crate) fn is_low(&self) -> bool {
-        self.lock().bytes <= self.limit_bytes / 2
+        self.lock().bytes <= self.limit_bytes.load(Relaxed) / 2
     }
 
     /// Forgets everything: the lane begins anew at another offset.

@@ -51,6 +51,49 @@ const RESERVED: [&str; 16] = [
     "transactional.id",
 ];
 
+/// Properties of consumers only, and of producers only, out of those a user may set: a client of
+/// the other kind warns of each.
+const CONSUMERS_ONLY: [&str; 18] = [
+    "auto.commit.enable",
+    "auto.commit.interval.ms",
+    "check.crcs",
+    "coordinator.query.interval.ms",
+    "fetch.error.backoff.ms",
+    "fetch.max.bytes",
+    "fetch.message.max.bytes",
+    "fetch.min.bytes",
+    "fetch.queue.backoff.ms",
+    "fetch.wait.max.ms",
+    "group.instance.id",
+    "group.protocol.type",
+    "heartbeat.interval.ms",
+    "max.partition.fetch.bytes",
+    "max.poll.interval.ms",
+    "queued.max.messages.kbytes",
+    "queued.min.messages",
+    "session.timeout.ms",
+];
+const PRODUCERS_ONLY: [&str; 18] = [
+    "batch.num.messages",
+    "batch.size",
+    "compression.codec",
+    "compression.level",
+    "compression.type",
+    "delivery.timeout.ms",
+    "enable.gapless.guarantee",
+    "linger.ms",
+    "message.send.max.retries",
+    "message.timeout.ms",
+    "queue.buffering.backpressure.threshold",
+    "queue.buffering.max.kbytes",
+    "queue.buffering.max.messages",
+    "queue.buffering.max.ms",
+    "request.timeout.ms",
+    "retries",
+    "sticky.partitioning.linger.ms",
+    "transaction.timeout.ms",
+];
+
 impl KafkaSettings {
     /// Brokers as `host:port[,host:port…]`.
     pub fn new(bootstrap_servers: impl Into<String>) -> Self {
@@ -86,8 +129,18 @@ impl KafkaSettings {
         &self.bootstrap_servers
     }
 
-    /// A client configuration; what the engine sets afterwards wins over the user's properties.
-    pub(crate) fn client_config(&self) -> ClientConfig {
+    /// The configuration of a consumer; what the engine sets afterwards wins over the user's
+    /// properties.
+    pub(crate) fn consumer_config(&self) -> ClientConfig {
+        self.config_without(&PRODUCERS_ONLY)
+    }
+
+    /// The configuration of a producer, likewise.
+    pub(crate) fn producer_config(&self) -> ClientConfig {
+        self.config_without(&CONSUMERS_ONLY)
+    }
+
+    fn config_without(&self, others: &[&str]) -> ClientConfig {
         let mut config = ClientConfig::new();
         config
             .set("bootstrap.servers", &self.bootstrap_servers)
@@ -95,7 +148,9 @@ impl KafkaSettings {
             .set("allow.auto.create.topics", "false")
             .set("log.connection.close", "false");
         for (name, value) in &self.properties {
-            config.set(name, value);
+            if !others.contains(&name.as_str()) {
+                config.set(name, value);
+            }
         }
         config
     }
@@ -136,9 +191,26 @@ mod tests {
                 .and_then(|settings| settings.property("compression.type", "zstd"))
                 .unwrap();
             let client: Result<rdkafka::producer::BaseProducer, _> =
-                settings.client_config().create();
+                settings.producer_config().create();
             assert!(client.is_ok(), "{protocol} {mechanism}: {:?}", client.err());
         }
+    }
+
+    #[test]
+    fn a_client_gets_the_properties_of_its_kind_only() {
+        let settings = KafkaSettings::new("x:1")
+            .property("session.timeout.ms", "9000")
+            .and_then(|settings| settings.property("linger.ms", "3"))
+            .and_then(|settings| settings.property("ssl.ca.pem", "x"))
+            .unwrap();
+        let (consumer, producer) = (settings.consumer_config(), settings.producer_config());
+        assert_eq!(consumer.get("session.timeout.ms"), Some("9000"));
+        assert_eq!((consumer.get("linger.ms"), producer.get("linger.ms")), (None, Some("3")));
+        assert_eq!(producer.get("session.timeout.ms"), None);
+        assert_eq!(
+            (consumer.get("ssl.ca.pem"), producer.get("ssl.ca.pem")),
+            (Some("x"), Some("x"))
+        );
     }
 
     #[test]

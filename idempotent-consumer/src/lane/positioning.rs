@@ -1,7 +1,7 @@
 //! Where a lane begins: becoming the partition's owner, and asking Kafka and the database.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
@@ -13,6 +13,7 @@ use crate::start::{Start, start_of};
 use crate::store::batch::LaneName;
 use crate::store::connect::{connect, session_sql};
 use crate::store::position::{self, Progress};
+use crate::store::retry_queue;
 
 /// How often a stopped partition looks whether an operator has accepted it.
 const RECHECK: Duration = Duration::from_secs(2);
@@ -46,6 +47,8 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
                         partition = %self.label, offset, next_offset = self.database_next, "started"
                     );
                     self.shared.health.clear(&self.label);
+                    // What the lane before this one has left waiting.
+                    self.next_retry = Some(Instant::now());
                     return Ok(());
                 }
                 Ok(Err(stopped)) => {
@@ -129,8 +132,12 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
             self.wait_for = Some(ends);
         }
         let ends = self.wait_for.as_deref().unwrap_or_default();
+        let waiting = retry_queue::oldest(&mut connection, &self.name)
+            .await
+            .map_err(|e| format!("database: {e}"))?;
         let behind = ends.iter().find(|(partition, end)| {
             known.iter().any(|(other, _, next)| other == partition && next < end)
+                || waiting.iter().any(|(other, oldest)| other == partition && oldest < end)
         });
         if let Some((partition, end)) = behind {
             self.connection = Some(connection);

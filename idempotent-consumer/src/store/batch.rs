@@ -1,14 +1,19 @@
 //! The transaction of a batch, as types: a claim before any effect, progress before the commit,
 //! and a commit before the offset. Each step gives the next.
 
+use std::collections::HashMap;
+
 use sqlx::{Connection, PgConnection, Postgres, Row, Transaction};
 use uuid::Uuid;
 
 use super::dead_letters::{self, NewDeadLetter};
 use super::outbox;
+use super::retry_queue::{self, Changes, Queued};
+use crate::deferral::KeyHash;
 use crate::handler::{Context, Outgoing};
 use crate::message::{Fingerprint, MessageId};
 use crate::outcome::{Candidate, Claim, ClaimResult};
+use crate::window::Memory;
 
 /// Whose transaction it is.
 #[derive(Clone, Debug)]
@@ -41,13 +46,21 @@ pub(crate) struct Opened<'c> {
     transaction: Transaction<'c, Postgres>,
     lane: LaneName,
     batch_seq: i64,
+    /// The last transaction before an operator accepted this log.
+    accepted_batch_seq: i64,
     xact: String,
     now_ms: i64,
+    /// Whether anything of this partition is in the retry queue.
+    pub has_queue: bool,
+    /// What claims may be gone.
+    pub memory: Memory,
 }
 
 impl<'c> Opened<'c> {
     /// Begins, and locks the partition's row. `batch_seq` is drawn behind the lock, so within a
-    /// partition it rises in the order of commit.
+    /// partition it rises in the order of commit. That the retry queue is looked at with a snapshot
+    /// from before the lock does no harm: only a lane that owns the partition adds to it, and this
+    /// one became the owner behind the last commit of any other.
     pub(crate) async fn begin(
         connection: &'c mut PgConnection,
         lane: &LaneName,
@@ -58,13 +71,22 @@ impl<'c> Opened<'c> {
         let row = sqlx::query(
             r"
             WITH locked AS MATERIALIZED (
-                SELECT owner
+                SELECT owner, next_offset, accepted_batch_seq
                   FROM partition_progress
                  WHERE consumer_group = $1 AND topic = $2 AND partition = $3
                    FOR UPDATE
             )
-            SELECT owner, nextval('batch_seq') AS batch_seq, pg_current_xact_id()::text AS xact,
-                   (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now_ms
+            SELECT owner, accepted_batch_seq, nextval('batch_seq') AS batch_seq, pg_current_xact_id()::text AS xact,
+                   (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now_ms,
+                   EXISTS (
+                       SELECT
+                         FROM retry_queue
+                        WHERE consumer_group = $1 AND topic = $2 AND partition = $3
+                   ) AS has_queue,
+                   next_offset,
+                   (SELECT (extract(epoch FROM GREATEST(purged_before, clock_timestamp() - kept_for))
+                            * 1000)::bigint
+                      FROM dedup_window) AS reaches_back_to_ms
               FROM locked
             ",
         )
@@ -79,7 +101,41 @@ impl<'c> Opened<'c> {
         }
         let (batch_seq, xact) = (row.try_get("batch_seq")?, row.try_get("xact")?);
         let now_ms = row.try_get("now_ms")?;
-        Ok(Self { transaction, lane: lane.clone(), batch_seq, xact, now_ms })
+        let memory = Memory {
+            reaches_back_to_ms: row.try_get("reaches_back_to_ms")?,
+            next_offset: row.try_get("next_offset")?,
+        };
+        let has_queue = row.try_get("has_queue")?;
+        let accepted_batch_seq = row.try_get("accepted_batch_seq")?;
+        let lane = lane.clone();
+        Ok(Self {
+            transaction,
+            lane,
+            batch_seq,
+            accepted_batch_seq,
+            xact,
+            now_ms,
+            has_queue,
+            memory,
+        })
+    }
+
+    /// What of a batch is in the retry queue, or has its key there.
+    pub(crate) async fn look_up_queue(
+        &mut self,
+        topic_id: &str,
+        keys: &[KeyHash],
+        offsets: &[i64],
+    ) -> Result<Queued, BatchError> {
+        Ok(retry_queue::look_up(&mut self.transaction, &self.lane, topic_id, keys, offsets).await?)
+    }
+
+    /// Who holds these ids, without claiming any.
+    pub(crate) async fn holders(
+        &mut self,
+        ids: &[Uuid],
+    ) -> Result<HashMap<MessageId, Fingerprint>, BatchError> {
+        Ok(holders(&mut self.transaction, &self.lane.group, ids).await?)
     }
 
     /// Claims ids, sorted, and reads who holds those it did not win. Two statements, never one:
@@ -105,13 +161,20 @@ impl<'c> Opened<'c> {
         let outcomes: Vec<&str> = claims.iter().map(|claim| claim.outcome.as_str()).collect();
         let fingerprints: Vec<&[u8]> =
             claims.iter().map(|claim| &batch[claim.index].fingerprint.0[..]).collect();
+        let batch_seqs: Vec<i64> = claims
+            .iter()
+            .map(|claim| {
+                let of_old_log = batch[claim.index].of_old_log;
+                if of_old_log { self.accepted_batch_seq } else { self.batch_seq }
+            })
+            .collect();
         let won: Vec<Uuid> = sqlx::query_scalar(
             r#"
             INSERT INTO processed_messages
                    (message_id, "offset", batch_seq, partition, consumer_group, topic, outcome, fingerprint)
-            SELECT id, "offset", $5, $6, $7, $8, outcome, fingerprint
-              FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::bytea[])
-                   AS claim (id, "offset", outcome, fingerprint)
+            SELECT id, "offset", batch_seq, $6, $7, $8, outcome, fingerprint
+              FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::bytea[], $5::bigint[])
+                   AS claim (id, "offset", outcome, fingerprint, batch_seq)
                 ON CONFLICT (message_id, consumer_group) DO NOTHING
          RETURNING message_id
             "#,
@@ -120,7 +183,7 @@ impl<'c> Opened<'c> {
         .bind(&claimed_offsets)
         .bind(&outcomes)
         .bind(&fingerprints)
-        .bind(self.batch_seq)
+        .bind(&batch_seqs)
         .bind(self.lane.partition)
         .bind(&self.lane.group)
         .bind(&self.lane.topic)
@@ -133,24 +196,33 @@ impl<'c> Opened<'c> {
         if lost.is_empty() {
             return Ok(result);
         }
-        let rows: Vec<(Uuid, Vec<u8>)> = sqlx::query_as(
-            r"
-            SELECT message_id, fingerprint
-              FROM processed_messages
-             WHERE message_id = ANY($1) AND consumer_group = $2
-            ",
-        )
-        .bind(&lost)
-        .bind(&self.lane.group)
-        .fetch_all(&mut *self.transaction)
-        .await?;
-        for (id, fingerprint) in rows {
-            if let Some(fingerprint) = Fingerprint::from_bytes(&fingerprint) {
-                result.held.insert(MessageId(id), fingerprint);
-            }
-        }
+        result.held = holders(&mut self.transaction, &self.lane.group, &lost).await?;
         Ok(result)
     }
+}
+
+async fn holders(
+    connection: &mut PgConnection,
+    group: &str,
+    ids: &[Uuid],
+) -> Result<HashMap<MessageId, Fingerprint>, sqlx::Error> {
+    let rows: Vec<(Uuid, Vec<u8>)> = sqlx::query_as(
+        r"
+        SELECT message_id, fingerprint
+          FROM processed_messages
+         WHERE message_id = ANY($1) AND consumer_group = $2
+        ",
+    )
+    .bind(ids)
+    .bind(group)
+    // A plan for these ids looks at, and locks, the leaves they are in and no others.
+    .persistent(false)
+    .fetch_all(connection)
+    .await?;
+    let known = rows.into_iter().filter_map(|(id, fingerprint)| {
+        Some((MessageId(id), Fingerprint::from_bytes(&fingerprint)?))
+    });
+    Ok(known.collect())
 }
 
 /// A transaction that holds its claims.
@@ -167,6 +239,22 @@ pub(crate) struct Counts {
     pub duplicates: i64,
     pub dead_lettered: i64,
     pub skipped: i64,
+    /// Put into the retry queue: no end yet.
+    pub deferred: i64,
+}
+
+/// What a transaction writes besides claims and effects.
+pub(crate) struct Ends<'a> {
+    /// Claimed as applied, and rejected by the handler.
+    pub rejected: Vec<MessageId>,
+    pub dead: Vec<NewDeadLetter<'a>>,
+    pub outgoing: &'a [Outgoing],
+    pub dlq_topic: &'a str,
+    pub topic_id: &'a str,
+    pub queue: Changes<'a>,
+    /// The offset behind the last message; `None` if the messages are not read from the log.
+    pub next_offset: Option<i64>,
+    pub counts: Counts,
 }
 
 impl<'c> Claimed<'c> {
@@ -194,15 +282,9 @@ impl<'c> Claimed<'c> {
     }
 
     /// Writes dead letters, what is to be published, and progress.
-    pub(crate) async fn finish(
-        mut self,
-        rejected: &[MessageId],
-        dead: &[NewDeadLetter<'_>],
-        outgoing: &[Outgoing],
-        dlq_topic: &str,
-        next_offset: i64,
-        counts: Counts,
-    ) -> Result<Finished<'c>, BatchError> {
+    pub(crate) async fn finish(mut self, ends: &Ends<'_>) -> Result<Finished<'c>, BatchError> {
+        let Ends { rejected, dead, outgoing, dlq_topic, topic_id, queue, next_offset, counts } =
+            ends;
         let Opened { transaction, lane, xact, .. } = &mut self.opened;
         if !rejected.is_empty() {
             let ids: Vec<Uuid> = rejected.iter().map(|id| id.0).collect();
@@ -215,6 +297,7 @@ impl<'c> Claimed<'c> {
             )
             .bind(&ids)
             .bind(&lane.group)
+            .persistent(false)
             .execute(&mut **transaction)
             .await?;
         }
@@ -227,6 +310,7 @@ impl<'c> Claimed<'c> {
         if !outgoing.is_empty() {
             outbox::insert(transaction, outgoing, false).await?;
         }
+        queue.write(transaction, lane, topic_id).await?;
         let progress = sqlx::query(
             r"
             UPDATE partition_progress
@@ -247,7 +331,7 @@ impl<'c> Claimed<'c> {
         .bind(lane.partition)
         .bind(&lane.owner)
         .bind(&*xact)
-        .bind(next_offset)
+        .bind(next_offset.unwrap_or(0))
         .bind(counts.applied)
         .bind(counts.duplicates)
         .bind(counts.dead_lettered)
@@ -256,14 +340,19 @@ impl<'c> Claimed<'c> {
         .await?;
         let Some(progress) = progress else { return Err(BatchError::TransactionEnded) };
         let database_next = progress.try_get("next_offset")?;
-        Ok(Finished { transaction: self.opened.transaction, next_offset, database_next, counts })
+        Ok(Finished {
+            transaction: self.opened.transaction,
+            next_offset: *next_offset,
+            database_next,
+            counts: *counts,
+        })
     }
 }
 
 /// A transaction with everything in it but its commit.
 pub(crate) struct Finished<'c> {
     transaction: Transaction<'c, Postgres>,
-    next_offset: i64,
+    next_offset: Option<i64>,
     /// `partition_progress.next_offset` once this commits.
     pub database_next: i64,
     counts: Counts,
@@ -284,8 +373,8 @@ impl Finished<'_> {
 /// Proof of a commit: only with it may an offset be stored.
 #[derive(Debug)]
 pub(crate) struct Committed {
-    /// The offset behind the last message of the transaction.
-    pub next_offset: i64,
+    /// The offset behind the last message of the transaction, if it was read from the log.
+    pub next_offset: Option<i64>,
     /// `partition_progress.next_offset`; higher while older records are read again.
     pub database_next: i64,
     /// What the messages came to.

@@ -21,6 +21,8 @@ pub(crate) struct NewDeadLetter<'a> {
     pub verdict: &'a Verdict,
     /// Milliseconds since 1970, for the header only; the row has the database's clock.
     pub now_ms: i64,
+    /// `None`: now.
+    pub first_failed_at: Option<OffsetDateTime>,
 }
 
 /// Milliseconds of 9999-12-31: what the database's calendar takes with room to spare. A producer
@@ -83,11 +85,18 @@ pub(crate) async fn insert(
         INSERT INTO dead_letters
                (dlq_id, message_id, original_id, event_type, topic, partition, "offset",
                 record_timestamp, key, value, headers,
-                error_class, error_code, error_message, attempts, consumer_group)
-        SELECT letter.*, $16
+                error_class, error_code, error_message, attempts, first_failed_at, consumer_group)
+        SELECT dlq_id, message_id, original_id, event_type, topic, partition, "offset",
+               record_timestamp, key, value, headers,
+               error_class, error_code, error_message, attempts, coalesce(first_failed_at, now()),
+               $17
           FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::integer[],
                       $7::bigint[], $8::timestamptz[], $9::bytea[], $10::bytea[], $11::jsonb[],
-                      $12::text[], $13::text[], $14::text[], $15::integer[]) AS letter
+                      $12::text[], $13::text[], $14::text[], $15::integer[],
+                      $16::timestamptz[])
+               AS letter (dlq_id, message_id, original_id, event_type, topic, partition, "offset",
+                          record_timestamp, key, value, headers, error_class, error_code,
+                          error_message, attempts, first_failed_at)
         "#,
     )
     .bind(letters.iter().map(|l| l.dlq_id).collect::<Vec<_>>())
@@ -105,6 +114,7 @@ pub(crate) async fn insert(
     .bind(letters.iter().map(|l| l.verdict.code.as_ref()).collect::<Vec<_>>())
     .bind(letters.iter().map(|l| l.verdict.text.as_str()).collect::<Vec<_>>())
     .bind(letters.iter().map(|l| l.verdict.attempts.cast_signed()).collect::<Vec<_>>())
+    .bind(letters.iter().map(|l| l.first_failed_at).collect::<Vec<_>>())
     .bind(group)
     .execute(connection)
     .await?;

@@ -6,4 +6,6 @@ pub(crate) mod dead_letters;
 pub mod migrate;
 pub(crate) mod outbox;
 pub(crate) mod position;
+pub(crate) mod retention;
+pub(crate) mod retry_queue;
 pub(crate) mod scope;

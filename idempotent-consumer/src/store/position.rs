@@ -10,6 +10,8 @@ use super::batch::LaneName;
 pub(crate) struct Progress {
     pub topic_id: String,
     pub next_offset: i64,
+    /// Who owned the partition until now.
+    pub previous_owner: String,
 }
 
 /// Writes a row for each partition the topic has, if the group has none for this topic yet. A
@@ -69,27 +71,40 @@ pub(crate) async fn take_over(
     connection: &mut PgConnection,
     lane: &LaneName,
 ) -> Result<Option<Progress>, sqlx::Error> {
+    let mut transaction = connection.begin().await?;
     let row = sqlx::query(
+        r"
+        SELECT owner, topic_id, next_offset
+          FROM partition_progress
+         WHERE consumer_group = $1 AND topic = $2 AND partition = $3
+           FOR UPDATE
+        ",
+    )
+    .bind(&lane.group)
+    .bind(&lane.topic)
+    .bind(lane.partition)
+    .fetch_optional(&mut *transaction)
+    .await?;
+    let Some(row) = row else { return Ok(None) };
+    sqlx::query(
         r"
         UPDATE partition_progress
            SET owner = $4
          WHERE consumer_group = $1 AND topic = $2 AND partition = $3
-     RETURNING topic_id, next_offset
         ",
     )
     .bind(&lane.group)
     .bind(&lane.topic)
     .bind(lane.partition)
     .bind(&lane.owner)
-    .fetch_optional(connection)
+    .execute(&mut *transaction)
     .await?;
-    row.map(|row| {
-        Ok(Progress {
-            topic_id: row.try_get("topic_id")?,
-            next_offset: row.try_get("next_offset")?,
-        })
-    })
-    .transpose()
+    transaction.commit().await?;
+    Ok(Some(Progress {
+        topic_id: row.try_get("topic_id")?,
+        next_offset: row.try_get("next_offset")?,
+        previous_owner: row.try_get("owner")?,
+    }))
 }
 
 /// Reads owner and progress without a lock: is the database still where the lane left it?
@@ -189,7 +204,20 @@ pub(crate) async fn accept(
     topic_id: &str,
     log_start: i64,
 ) -> Result<Option<i64>, sqlx::Error> {
-    sqlx::query_scalar(
+    let mut transaction = connection.begin().await?;
+    sqlx::query(
+        r"
+        UPDATE retry_queue
+           SET of_old_log = true
+         WHERE consumer_group = $1 AND topic = $2 AND partition = $3
+        ",
+    )
+    .bind(group)
+    .bind(topic)
+    .bind(partition)
+    .execute(&mut *transaction)
+    .await?;
+    let before = sqlx::query_scalar(
         r"
         WITH before AS MATERIALIZED (
             SELECT next_offset
@@ -212,8 +240,10 @@ pub(crate) async fn accept(
     .bind(partition)
     .bind(topic_id)
     .bind(log_start)
-    .fetch_optional(connection)
-    .await
+    .fetch_optional(&mut *transaction)
+    .await?;
+    transaction.commit().await?;
+    Ok(before)
 }
 
 /// Ends the lanes of this partition that stand in the way of the connection `blocked_pid`: older

@@ -1,6 +1,9 @@
 //! One dedup scope a database: group, id mode and fingerprint version, recorded by the first run.
 
+use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
+
+use crate::identity::{IdMode, IdModeError};
 
 /// What a database's claims mean.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,13 +30,31 @@ pub(crate) async fn record(
     .bind(scope.fingerprint_version)
     .execute(&mut *connection)
     .await?;
-    let row = sqlx::query("SELECT consumer_group, id_mode, fingerprint_version FROM dedup_scope")
-        .fetch_one(connection)
-        .await?;
-    Ok(Scope {
-        consumer_group: row.try_get("consumer_group")?,
-        id_mode: row.try_get("id_mode")?,
-        fingerprint_version: row.try_get("fingerprint_version")?,
+    find(connection).await?.ok_or(sqlx::Error::RowNotFound)
+}
+
+/// What is recorded; `None` before the first run.
+pub(crate) async fn find(connection: &mut PgConnection) -> Result<Option<Scope>, sqlx::Error> {
+    sqlx::query("SELECT consumer_group, id_mode, fingerprint_version FROM dedup_scope")
+        .try_map(|row: PgRow| {
+            Ok(Scope {
+                consumer_group: row.try_get("consumer_group")?,
+                id_mode: row.try_get("id_mode")?,
+                fingerprint_version: row.try_get("fingerprint_version")?,
+            })
+        })
+        .fetch_optional(connection)
+        .await
+}
+
+/// How the claims here identify records; the default before the first run.
+pub(crate) async fn id_mode(connection: &mut PgConnection) -> Result<IdMode, sqlx::Error> {
+    let Some(Scope { id_mode, .. }) = find(connection).await? else {
+        return Ok(IdMode::default());
+    };
+    id_mode.parse().map_err(|error: IdModeError| {
+        let text = format!("the id mode {id_mode:?} of dedup_scope is not known: {error}");
+        sqlx::Error::Decode(text.into())
     })
 }
 

@@ -7,17 +7,19 @@ use std::time::Duration;
 use idempotent_consumer::failure::FailureClass;
 use idempotent_consumer::test_kit::{self, Violation};
 use idempotent_consumer::{
-    Answer, Context, EngineError, Handler, HandlerError, Headers, Message, MessageHandler,
-    OneByOne, Outgoing,
+    Answer, Context, Decoded, Decoder, Engine, EngineError, Handler, HandlerError, Headers, Json,
+    Message, MessageHandler, OneByOne, Outgoing, Poison, Record,
 };
+use sqlx::PgPool;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::support::World;
 
 /// Writes each number, and does with some whatever the closure says.
-struct Numbers<F>(F);
+pub(crate) struct Numbers<F>(F);
 
-enum Do {
+pub(crate) enum Do {
     Apply,
     Say(Answer),
     Fail(HandlerError),
@@ -25,6 +27,8 @@ enum Do {
     Hang,
     /// Runs this statement first, and does not look at what comes of it.
     Swallow(&'static str),
+    /// Runs this statement first.
+    Run(&'static str),
     Publish(Outgoing),
 }
 
@@ -46,6 +50,9 @@ where
             Do::Panic => panic!("on {}", message.body),
             Do::Hang => tokio::time::sleep(Duration::from_mins(10)).await,
             Do::Swallow(sql) => drop(sqlx::query(sql).execute(context.connection()).await),
+            Do::Run(sql) => {
+                sqlx::query(sql).execute(context.connection()).await?;
+            }
             Do::Publish(record) => context.publish(record),
         }
         sqlx::query("INSERT INTO effects VALUES ($1)")
@@ -56,7 +63,7 @@ where
     }
 }
 
-fn numbers<F: Fn(i64) -> Do + Send + Sync + 'static>(what: F) -> OneByOne<Numbers<F>> {
+pub(crate) fn numbers<F: Fn(i64) -> Do + Send + Sync + 'static>(what: F) -> OneByOne<Numbers<F>> {
     OneByOne(Numbers(what))
 }
 
@@ -203,6 +210,93 @@ async fn a_failure_of_the_world_around_is_waited_out_and_counts_no_attempt() {
     });
     let summary = world.run(handler).await.unwrap();
     assert_eq!((summary.applied, summary.dead_lettered), (10, 0));
+}
+
+#[tokio::test]
+async fn an_outage_of_something_else_is_nobodys_fault_however_long_it_takes() {
+    let mut world = World::new().await;
+    world.config.infrastructure_backoff = world.config.retry_backoff;
+    world.send(0..3);
+    let failed = Mutex::new(0);
+    let handler = numbers(move |_| {
+        let mut failed = failed.lock().unwrap();
+        *failed += 1;
+        match *failed {
+            0..200 => Do::Fail(HandlerError::with_class(FailureClass::Infrastructure, "down")),
+            _ => Do::Apply,
+        }
+    });
+    let summary = world.run(handler).await.unwrap();
+    assert_eq!((summary.applied, summary.dead_lettered), (3, 0));
+}
+
+#[tokio::test]
+async fn a_database_failure_that_keeps_to_one_message_is_blamed_on_it_also_in_a_single_lane() {
+    let mut world = World::new().await;
+    world.config.infrastructure_backoff = world.config.retry_backoff;
+    // What a deadlock with another application says, on one message, for ever.
+    let raise = "DO $$ BEGIN RAISE EXCEPTION 'x' USING ERRCODE = '40P01'; END $$";
+    world.send(0..10);
+    let handler = numbers(move |n| if n == 6 { Do::Run(raise) } else { Do::Apply });
+    world.run(handler).await.unwrap();
+    assert_eq!(world.effects().await, others(0..10, 6));
+    let expected = ("6".into(), "retryable".into(), "sqlstate_40P01".into(), 5);
+    assert_eq!(world.dead_letters().await, [expected]);
+}
+
+#[tokio::test]
+async fn a_full_disk_is_no_messages_fault() {
+    let mut world = World::new().await;
+    world.config.infrastructure_backoff = world.config.retry_backoff;
+    let full = "DO $$ BEGIN RAISE EXCEPTION 'x' USING ERRCODE = '53100'; END $$";
+    world.send(0..3);
+    let failed = Mutex::new(0);
+    let handler = numbers(move |_| {
+        let mut failed = failed.lock().unwrap();
+        *failed += 1;
+        if *failed < 200 { Do::Run(full) } else { Do::Apply }
+    });
+    let summary = world.run(handler).await.unwrap();
+    assert_eq!((summary.applied, summary.dead_lettered), (3, 0));
+}
+
+/// Reads numbers, and panics on one.
+struct Fragile;
+
+impl Decoder for Fragile {
+    type Body = i64;
+
+    fn decode(&self, record: &Record) -> Result<Decoded<i64>, Poison> {
+        let decoded = Json::default().decode(record);
+        assert_ne!(decoded, Ok(Decoded::Message(3)), "three");
+        decoded
+    }
+}
+
+#[tokio::test]
+async fn a_record_on_which_the_decoder_panics_is_poison() {
+    let world = World::new().await;
+    world.send(0..6);
+    let (config, pool) = (world.config.clone(), world.pool.clone());
+    let engine = Engine::with_decoder(config, numbers(|_| Do::Apply), Fragile, pool);
+    engine.run(CancellationToken::new()).await.unwrap();
+    assert_eq!(world.effects().await, others(0..6, 3));
+    let expected = ("3".into(), "permanent".into(), "decoder_panicked".into(), 0);
+    assert_eq!(world.dead_letters().await, [expected]);
+}
+
+#[tokio::test]
+async fn a_database_that_cannot_hold_every_text_is_refused() {
+    let mut world = World::new().await;
+    let name = format!("latin_{}", Uuid::new_v4().simple());
+    let create = format!(
+        "CREATE DATABASE {name} ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"
+    );
+    sqlx::query(sqlx::AssertSqlSafe(create)).execute(&world.pool).await.unwrap();
+    let url = world.database_url.rsplit_once('/').unwrap().0.to_owned();
+    world.pool = PgPool::connect(&format!("{url}/{name}")).await.unwrap();
+    let refused = world.run(numbers(|_| Do::Apply)).await;
+    assert!(matches!(&refused, Err(EngineError::Encoding(e)) if e == "LATIN1"), "{refused:?}");
 }
 
 #[tokio::test]

@@ -5,4 +5,5 @@
 
 mod example;
 mod handlers;
+mod retries;
 mod support;

@@ -11,7 +11,7 @@ use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-/// A topic with one partition and a database with one table of effects.
+/// A topic, of one partition unless said otherwise, and a database with one table of effects.
 pub(crate) struct World {
     pub(crate) config: EngineConfig,
     pub(crate) pool: PgPool,
@@ -22,6 +22,10 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) async fn new() -> Self {
+        Self::with_partitions(1).await
+    }
+
+    pub(crate) async fn with_partitions(partitions: usize) -> Self {
         let name = format!("lib_{}", Uuid::new_v4().simple());
         let database = name.clone();
         let (servers, database_url) = tokio::task::spawn_blocking(move || {
@@ -35,7 +39,7 @@ impl World {
         sqlx::query("CREATE TABLE effects (n bigint PRIMARY KEY)").execute(&pool).await.unwrap();
         let settings = KafkaSettings::new(servers);
         let timeout = Duration::from_secs(20);
-        Topics::new(&settings, timeout).unwrap().ensure(&name, 1).await.unwrap();
+        Topics::new(&settings, timeout).unwrap().ensure(&name, partitions).await.unwrap();
         let refused: Arc<Mutex<Vec<String>>> = Arc::default();
         let notes = Arc::clone(&refused);
         let publisher = Publisher::new(&settings, &PublisherOptions::default(), move |delivery| {
@@ -45,7 +49,7 @@ impl World {
         })
         .unwrap();
         let mut config = EngineConfig::new(settings, &name, &name);
-        config.partitions = 1;
+        config.partitions = partitions;
         config.exit_when_idle = Some(Duration::from_secs(1));
         config.retry_backoff.base = Duration::from_millis(5);
         config.retry_backoff.cap = Duration::from_millis(20);
@@ -60,13 +64,22 @@ impl World {
         self.flush();
     }
 
+    /// Hands over a number with a key.
+    pub(crate) fn send_keyed(&self, number: i64, key: Option<&str>) {
+        self.publish(number, &number.to_string(), key);
+    }
+
     /// Hands over a message whose id is made of a number.
     pub(crate) fn send_json(&self, id: i64, value: &str) {
+        self.publish(id, value, Some("key"));
+    }
+
+    fn publish(&self, id: i64, value: &str, key: Option<&str>) {
         let headers: Headers = [("ce_id", format!("number-{id}"))].into_iter().collect();
         let record = Publication {
             topic: &self.config.topic,
             partition: None,
-            key: Some(b"key"),
+            key: key.map(str::as_bytes),
             value: Some(value.as_bytes()),
             headers: &headers,
         };

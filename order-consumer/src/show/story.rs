@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 
 use idempotent_consumer::MessageId;
-use idempotent_consumer::inspect::{self, Claim, DeadLetterSummary, Fate, ScannedTopic, Sighting};
+use idempotent_consumer::inspect::{
+    self, Claim, DeadLetterSummary, Fate, ScannedTopic, Sighting, Waiting,
+};
 use serde::Serialize;
 use sqlx::PgConnection;
 use sqlx::types::time::OffsetDateTime;
@@ -46,7 +48,8 @@ pub(super) struct RecordStory {
     /// The id as the producer wrote it, where that is not the message id.
     pub(super) producer_id: Option<String>,
     pub(super) order_id: Option<Uuid>,
-    /// `applied`, `dead_lettered`, `skipped`, `duplicate`, `id_conflict`, `pending` or `missing`.
+    /// `applied`, `dead_lettered`, `skipped`, `duplicate`, `id_conflict`, `waiting`, `pending` or
+    /// `missing`.
     pub(super) outcome: &'static str,
     /// The transaction and the dead letter behind the outcome: its own, or for a duplicate those of
     /// the record it repeats.
@@ -54,6 +57,8 @@ pub(super) struct RecordStory {
     pub(super) decided: Option<Outcome>,
     /// For `id_conflict`: the outcome of the other message.
     pub(super) conflicts_with: Option<Claim>,
+    /// For `waiting`: its place in the retry queue.
+    pub(super) waiting: Option<Waiting>,
 }
 
 /// A claim and its dead letter.
@@ -150,7 +155,12 @@ fn was_met(claim: &Claim, topic: &str, found: &Found, scanned: Option<&ScannedTo
 
 impl RecordStory {
     fn new(seen: Seen, fate: Fate) -> Self {
+        let mut waits = None;
         let (outcome, decided, conflicts_with) = match fate {
+            Fate::Waiting(waiting) => {
+                waits = Some(waiting);
+                ("waiting", None, None)
+            }
             Fate::Pending => ("pending", None, None),
             Fate::Missing => ("missing", None, None),
             Fate::Decided(claim, dead_letter) => {
@@ -179,6 +189,7 @@ impl RecordStory {
             outcome,
             decided,
             conflicts_with,
+            waiting: waits,
         }
     }
 }

@@ -2,10 +2,10 @@
 
 use std::fmt::Write as _;
 
-use idempotent_consumer::inspect::{Claim, DeadLetterSummary};
+use idempotent_consumer::inspect::{Claim, DeadLetterSummary, Waiting};
 
 use super::story::{Outcome, RecordStory, Story};
-use crate::output::{counted, moment, one_line};
+use crate::output::{age, counted, moment, one_line};
 
 pub(super) fn render(story: &Story) -> String {
     let mut out = String::new();
@@ -72,6 +72,7 @@ fn write_record(out: &mut String, story: &Story, record: &RecordStory) -> std::f
     let claim = record.decided.as_ref().map(|decided| &decided.claim);
     let letter = record.decided.as_ref().and_then(|decided| decided.dead_letter.as_ref());
     match (record.outcome, claim) {
+        ("waiting", _) => write_waiting(out, record.waiting.as_ref()),
         ("pending", _) => writeln!(out, "  pending: the consumer has not come to it"),
         ("duplicate", Some(claim)) => {
             let first = place(claim);
@@ -100,6 +101,25 @@ fn write_record(out: &mut String, story: &Story, record: &RecordStory) -> std::f
             "  missing: the consumer is past it, and it has no outcome; `order-consumer verify` \
              tells more"
         ),
+    }
+}
+
+fn write_waiting(out: &mut String, waiting: Option<&Waiting>) -> std::fmt::Result {
+    let Some(Waiting { attempts, next_attempt_in_seconds, error_message }) = waiting else {
+        return Ok(());
+    };
+    match next_attempt_in_seconds {
+        None => writeln!(out, "  waits behind another message of its key")?,
+        Some(seconds) => writeln!(
+            out,
+            "  waits for another attempt after {}, next in {}",
+            counted(*attempts, "attempt"),
+            age(seconds.ceil())
+        )?,
+    }
+    match error_message {
+        Some(text) => writeln!(out, "  {}", one_line(text, 300)),
+        None => Ok(()),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
-use idempotent_consumer::identity::{self, Identity};
+use idempotent_consumer::identity::{self, IdMode, Identity};
 use idempotent_consumer::inspect::Sighting;
 use idempotent_consumer::{Decoded, Decoder as _, MessageId, Record};
 use uuid::Uuid;
@@ -21,12 +21,13 @@ const MAX_SOURCES: usize = 32;
 pub(super) struct Wanted {
     text: String,
     uuid: Option<Uuid>,
+    pub(super) id_mode: IdMode,
     limit: usize,
 }
 
 impl Wanted {
-    pub(super) fn new(id: &str, limit: usize) -> Self {
-        Self { text: id.to_owned(), uuid: Uuid::try_parse(id).ok(), limit }
+    pub(super) fn new(id: &str, id_mode: IdMode, limit: usize) -> Self {
+        Self { text: id.to_owned(), uuid: Uuid::try_parse(id).ok(), id_mode, limit }
     }
 }
 
@@ -83,7 +84,8 @@ impl Found {
             self.sources.insert(source.to_owned());
         }
         let sighting = Sighting::of(record, identity);
-        let is_message = envelope.id.as_deref() == Some(self.wanted.text.as_str())
+        let producer_id = self.wanted.id_mode.id_text(record, &envelope);
+        let is_message = producer_id.as_deref() == Some(self.wanted.text.as_str())
             || self.wanted.uuid.is_some_and(|wanted| {
                 wanted == sighting.id.0 || wanted == sighting.conflict_id().0
             });
@@ -103,8 +105,7 @@ impl Found {
             sighting,
             timestamp_ms: record.timestamp_ms,
             event_type: identity.event_type.clone(),
-            producer_id: envelope
-                .id
+            producer_id: producer_id
                 .filter(|id| **id != identity.id.to_string())
                 .map(std::borrow::Cow::into_owned),
             order_id: order_id_of(record),
@@ -173,9 +174,10 @@ mod tests {
     }
 
     fn found(id: &str, limit: usize, records: &[Record]) -> Found {
-        let mut found = Found::new(Wanted::new(id, limit));
+        let mut found = Found::new(Wanted::new(id, IdMode::default(), limit));
         for record in records {
-            let _ = found.look_at(record, &identity::identify(record, "topic-id"));
+            let _ =
+                found.look_at(record, &identity::identify(record, "topic-id", &IdMode::default()));
         }
         found.sort();
         found

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use idempotent_consumer::inspect::{
     DeadLetterCount, LogBounds, LostRange, NotStarting, OutboxState, Overview, PartitionProgress,
-    TopicLog, not_starting,
+    RetryQueueState, TopicLog, not_starting,
 };
 use serde::Serialize;
 
@@ -19,6 +19,7 @@ pub(super) struct Status {
     pub(super) kafka: Kafka,
     pub(super) partitions: Vec<PartitionLine>,
     pub(super) totals: Totals,
+    pub(super) retry_queue: RetryQueueState,
     pub(super) dead_letters: Vec<DeadLetterCount>,
     pub(super) outbox: OutboxState,
     pub(super) ages: Ages,
@@ -74,6 +75,8 @@ pub(super) struct Ages {
     pub(super) oldest_open_dead_letter: Option<f64>,
     #[serde(rename = "oldest_outbox_row_seconds")]
     pub(super) oldest_outbox_row: Option<f64>,
+    #[serde(rename = "oldest_retry_seconds")]
+    pub(super) oldest_retry: Option<f64>,
 }
 
 impl Status {
@@ -82,7 +85,8 @@ impl Status {
         overview: Overview,
         log: Result<Option<TopicLog>, String>,
     ) -> Self {
-        let Overview { partitions: progress, dead_letters, outbox, lost_ranges } = overview;
+        let Overview { partitions: progress, retry_queue, dead_letters, outbox, lost_ranges } =
+            overview;
         let has_run = !progress.is_empty();
         let kafka = match &log {
             Ok(found) => Kafka {
@@ -122,6 +126,7 @@ impl Status {
                 .map(|count| count.oldest_age_seconds)
                 .reduce(f64::max),
             oldest_outbox_row: outbox.oldest_age_seconds,
+            oldest_retry: retry_queue.oldest_failure_age_seconds,
         };
         Self {
             topic: topics.topic.clone(),
@@ -129,6 +134,7 @@ impl Status {
             kafka,
             totals: totals(&partitions),
             partitions,
+            retry_queue,
             dead_letters,
             outbox,
             ages,

@@ -2,8 +2,10 @@
 
 use std::fmt::Write as _;
 
+use idempotent_consumer::inspect::RetryHead;
+
 use super::report::{PartitionLine, Status};
-use crate::output::{age, one_line, table};
+use crate::output::{age, counted, key, one_line, table};
 
 /// `others` are the groups and topics that the database has progress of, asked for where this one
 /// has none; `options` are what a command line has to repeat to mean the same place.
@@ -31,6 +33,7 @@ fn write_all(
         out.push_str(&partitions(status));
     }
     writeln!(out)?;
+    write_retry_queue(out, status)?;
     write_dead_letters(out, status)?;
     write_outbox(out, status)?;
     write_ages(out, status)?;
@@ -112,6 +115,35 @@ fn partitions(status: &Status) -> String {
     )
 }
 
+fn write_retry_queue(out: &mut String, status: &Status) -> std::fmt::Result {
+    let queue = &status.retry_queue;
+    let behind = queue.messages - queue.heads;
+    writeln!(out, "to be tried again: {}, and {behind} behind them with their keys", queue.heads)?;
+    for head in &queue.next {
+        writeln!(out, "  {}", retry_line(head))?;
+    }
+    if queue.heads > i64::try_from(queue.next.len()).unwrap_or(i64::MAX) {
+        writeln!(out, "  … `order-consumer retries list` lists more")?;
+    }
+    Ok(())
+}
+
+/// One message that is tried again: key, how often, when next, and why.
+fn retry_line(head: &RetryHead) -> String {
+    let next = if head.next_attempt_in_seconds > 0.0 {
+        format!("next in {}", age(head.next_attempt_in_seconds.ceil()))
+    } else {
+        "due".to_owned()
+    };
+    format!(
+        "key {}: {} behind it, {}, {next}: {}",
+        key(head.key.as_deref(), 40),
+        head.behind,
+        counted(head.attempts, "attempt"),
+        one_line(head.error_message.as_deref().unwrap_or("not tried yet"), 80)
+    )
+}
+
 fn write_dead_letters(out: &mut String, status: &Status) -> std::fmt::Result {
     let (open, closed): (Vec<_>, Vec<_>) =
         status.dead_letters.iter().partition(|count| count.state == "open");
@@ -158,6 +190,7 @@ fn write_ages(out: &mut String, status: &Status) -> std::fmt::Result {
     let ages = &status.ages;
     for (what, seconds) in [
         ("last progress", ages.last_progress),
+        ("oldest message to be tried again failed first", ages.oldest_retry),
         ("oldest open dead letter", ages.oldest_open_dead_letter),
         ("oldest row in the outbox", ages.oldest_outbox_row),
     ] {

@@ -153,6 +153,81 @@ fn messages_with_text_ids_and_without_ids_are_duplicates_after_the_offsets_are_s
     world.audit();
 }
 
+/// An order whose `ce_id` says nothing: it is another one in each record.
+fn order_with_own_id(number: u128, id: &str) -> Event {
+    let order = event(number, &placed(number, "c-1", 1));
+    let fresh = uuid::Uuid::new_v4().to_string();
+    with_header(with_id(order, Some(&fresh)), "ID", Some(id.as_bytes()))
+}
+
+#[test]
+fn messages_are_known_by_a_header_of_the_producers_choice() {
+    let world = World::new("id_header", 2);
+    let by_header = ["--message-id-from", "header:id"];
+    let uuid = message_id(77).to_string();
+    let first = [order_with_own_id(1, &uuid), order_with_own_id(2, "order-2")];
+    let again = [order_with_own_id(1, &uuid), order_with_own_id(2, "order-2")];
+    // Without an id it is what it is: another record, another message, and then an equal order.
+    let bare = with_header(order_with_own_id(3, ""), "ID", None);
+    world.send(&[&first[..], &again, &[bare.clone(), bare]].concat());
+    assert_eq!(counts(&world.drain(&by_header)), (4, 2, 0, 0));
+    world.send_to(1, &again);
+    assert_eq!(counts(&world.drain(&by_header)), (0, 2, 0, 0));
+    world.commit_offset(0, 0);
+    world.commit_offset(1, 0);
+    assert_eq!(counts(&world.drain(&by_header)), (0, 8, 0, 0));
+    assert_eq!((world.cents("c-1"), world.claims()), (3 * 450, 4));
+    let known = format!("SELECT count(*) FROM processed_messages WHERE message_id = '{uuid}'");
+    assert_eq!(world.number(&known), 1);
+    // Whoever asks later takes the mode from the database.
+    let story = world.run("show", &["order-2", "-o", "json"]);
+    story.succeeded();
+    assert_eq!(story.stdout.matches("\"duplicate\"").count(), 2, "{}", story.stdout);
+    world.audit();
+}
+
+#[test]
+fn messages_are_known_by_a_text_or_number_in_their_value() {
+    let world = World::new("id_pointer", 1);
+    let order = |number: u128, id: &str| {
+        let event = order_with_own_id(number, "x");
+        let value = String::from_utf8(event.value.clone().unwrap()).unwrap();
+        let own = format!(r#"{{"event":{{"a/b":{id}}},{}"#, value.strip_prefix('{').unwrap());
+        with_value(event, own.as_bytes())
+    };
+    // Beyond what a float tells apart.
+    let (one, two) = ("12345678901234567890123", "12345678901234567890124");
+    world.send(&[order(1, one), order(2, two), order(3, r#""order-3""#), order(1, one)]);
+    // The same id with other content, and a value that is no JSON.
+    world.send(&[order(4, two), with_value(order(5, "7"), b"{"), order(2, two)]);
+    let by_pointer = ["--message-id-from", "json:/event/a~1b"];
+    assert_eq!(counts(&world.drain(&by_pointer)), (3, 2, 2, 0));
+    assert_eq!(world.dead_letter_codes(), ["id_conflict", "invalid_json"]);
+    // By the producer's own text, also where it is no `ce_id`.
+    let letter = world.run("dlq", &["show", two]);
+    letter.succeeded();
+    assert!(letter.stdout.contains("id_conflict"), "{letter:#?}");
+    world.commit_offset(0, 0);
+    assert_eq!(counts(&world.drain(&by_pointer)), (0, 7, 0, 0));
+    assert_eq!((world.cents("c-1"), world.claims()), (3 * 450, 5));
+    world.audit();
+}
+
+#[test]
+fn by_position_a_repeat_of_the_producer_is_a_message_and_one_of_kafka_is_not() {
+    let world = World::new("id_position", 1);
+    let order = event(1, &placed(1, "c-1", 1));
+    let again = event(2, &paid(1, "c-1"));
+    world.send(&[order, again.clone(), again]);
+    let by_position = ["--message-id-from", "position"];
+    assert_eq!(counts(&world.drain(&by_position)), (2, 0, 1, 0));
+    assert_eq!(world.dead_letter_codes(), ["wrong_status"]);
+    world.commit_offset(0, 0);
+    assert_eq!(counts(&world.drain(&by_position)), (0, 3, 0, 0));
+    assert_eq!(world.claims(), 3);
+    world.audit();
+}
+
 #[test]
 fn structured_mode_is_the_same_message_as_binary_mode_by_id_and_another_by_content() {
     let world = World::new("structured", 1);

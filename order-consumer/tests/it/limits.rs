@@ -51,6 +51,23 @@ fn a_second_group_on_the_same_database_is_refused_with_both_names() {
 }
 
 #[test]
+fn ids_from_elsewhere_than_at_the_first_run_are_refused_with_both_names() {
+    let world = World::new("two_id_modes", 1);
+    world.send(&orders(0, 5, 2));
+    let by_header = ["--message-id-from", "header:CE_ID"];
+    world.drain(&by_header);
+    for (other, name) in [("", "ce_id"), ("json:/order_id", "json:/order_id")] {
+        let flag = ["--message-id-from", other];
+        let refused = ended(&world, if other.is_empty() { &[] } else { &flag });
+        refused.failed(1, "ids from header:ce_id");
+        refused.failed(1, &format!("ids from {name}"));
+    }
+    assert_eq!(world.drain(&["--message-id-from", "header:ce_id"])["events"], 0);
+    assert_eq!(world.claims(), 5);
+    world.audit();
+}
+
+#[test]
 fn a_database_or_broker_that_is_not_there_at_the_start_is_named() {
     let world = World::new("nobody", 1);
     // Nobody listens on port 1.
@@ -74,6 +91,8 @@ fn wrong_use_is_exit_2_and_no_secret_is_printed() {
         &["-X", "sasl.mechanism=hunter2", "-X", "security.protocol=hunter2"],
         &["-X", "enable.auto.offset.store=true"],
         &["-X", "isolation.level=read_uncommitted"],
+        &["--message-id-from", "order_id"],
+        &["--message-id-from", "json:order_id"],
         &["-X", "hunter2"],
         &["--database-url", "postgres//u:hunter2@localhost/x"],
         &["--dlq-topic", &place.topic],
@@ -179,7 +198,7 @@ fn too_large_a_share_of_dead_letters_stops_it_before_any_of_them() {
 }
 
 #[test]
-fn records_of_a_megabyte_by_the_hundred_stay_within_256_mib() {
+fn records_of_a_megabyte_by_the_thousand_stay_within_256_mib() {
     let world = World::new("megabytes", 3);
     let filler = "x".repeat(900_000);
     let large = |number: u128| -> Event {
@@ -191,15 +210,15 @@ fn records_of_a_megabyte_by_the_hundred_stay_within_256_mib() {
         let value = value.replacen('{', &format!("{{\"ignored\":\"{filler}\","), 1);
         with_value(event, value.as_bytes())
     };
-    for first in (0..400).step_by(20) {
+    for first in (0..1000).step_by(20) {
         world.send(&(first..first + 20).map(large).collect::<Vec<_>>());
     }
     let consumer = Consumer::start(&world, &[]);
     world.wait_consumed();
-    eventually("all have their outcome", || world.claims() == 400);
+    eventually("all have their outcome", || world.claims() == 1000);
     let peak = consumer.peak_memory_kib();
     let summary = consumer.stop().summary();
-    assert_eq!((&summary["applied"], &summary["dead_lettered"]), (&320.into(), &80.into()));
+    assert_eq!((&summary["applied"], &summary["dead_lettered"]), (&800.into(), &200.into()));
     assert!(peak < 256 * 1024, "{peak} KiB");
     world.audit();
 }

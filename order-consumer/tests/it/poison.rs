@@ -1,10 +1,7 @@
 //! What cannot be applied is one dead letter, whole, and its neighbours do not notice.
 
-use std::time::Duration;
-
 use idempotent_consumer::publish::Acknowledged;
 use idempotent_consumer::{Headers, Record};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use uuid::Uuid;
 
 use crate::support::Place;
@@ -310,26 +307,14 @@ fn timestamps_of_any_size_hinder_nothing() {
         [("message.timestamp.after.max.ms", &*any), ("message.timestamp.before.max.ms", &*any)];
     world.create_topic_with(&world.topic, 1, &settings);
     world.create_topic_with(&world.dlq_topic, 1, &[]);
-    let producer: BaseProducer = world.client_config().create().unwrap();
     let stamps = [1, 253_402_300_799_000, 253_402_300_800_000, i64::MAX / 2, i64::MAX - 1];
     let mut number = 0;
     for stamp in stamps {
         for event in [order(number), with_value(order(number + 1), b"no JSON")] {
-            let mut headers = rdkafka::message::OwnedHeaders::new();
-            for (name, value) in event.headers.iter() {
-                let key = std::str::from_utf8(name).unwrap();
-                headers = headers.insert(rdkafka::message::Header { key, value });
-            }
-            let record = BaseRecord::to(&world.topic)
-                .key(event.key.as_deref().unwrap())
-                .payload(event.value.as_deref().unwrap())
-                .headers(headers)
-                .timestamp(stamp);
-            producer.send(record).map_err(|(error, _)| error).unwrap();
+            world.send_with_timestamp(&event, stamp);
         }
         number += 2;
     }
-    producer.flush(Duration::from_secs(30)).unwrap();
     assert_eq!(world.log_end(0), 10, "Kafka took them all");
     let summary = world.drain(&[]);
     assert_eq!((&summary["applied"], &summary["dead_lettered"]), (&5.into(), &5.into()));

@@ -6,9 +6,12 @@ use order_events::OrderEvent;
 use serde_json::Value;
 use tokio::sync::OnceCell;
 
+use crate::support::consumer::Consumer;
 use crate::support::events::{
     Event, change, content, event, message_id, order_id, placed, with_value,
 };
+use crate::support::poll::{eventually, wait};
+use crate::support::world::World;
 use crate::support::{Place, Ran, unique};
 
 /// A right state: every outcome there is, in one partition, with gaps between the offsets.
@@ -359,6 +362,36 @@ async fn what_is_pending_is_told_and_a_violation_only_after_the_wait() {
     place.sql("INSERT INTO outbox (topic, headers) VALUES ('nowhere', '[]')").await;
     assert_eq!(holds(&place, &[])["pending"], 1);
     finds(&place, &["--wait", "500ms"], 4, &["not published to nowhere in the time given"]);
+}
+
+#[test]
+fn a_retry_queue_that_loses_invents_or_keeps_a_message_is_found() {
+    let Right { place, .. } = wait(Right::prepare("queue"));
+    wait(place.sql(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+             BEGIN RAISE EXCEPTION 'too slow' USING ERRCODE = 'query_canceled'; END $$;
+             CREATE TRIGGER refuse BEFORE INSERT ON orders FOR EACH ROW EXECUTE FUNCTION refuse()",
+    ));
+    let at = place.publish(&[event(60, &placed(60, "c-1", 1)), event(61, &placed(61, "c-1", 1))]);
+    let world = World::of(place.clone());
+    let consumer =
+        Consumer::start(&place, &["--retry-backoff", "10m", "--retry-backoff-max", "1h"]);
+    eventually("both wait", || world.number("SELECT count(*) FROM retry_queue") == 2);
+    consumer.stop().summary();
+    assert_eq!(holds(&place, &[])["pending"], 2);
+    finds(&place, &["--wait", "500ms"], 1, &["still waits for another attempt"]);
+
+    let broken = wait(place.with_copied_database());
+    wait(broken.sql("DELETE FROM retry_queue WHERE next_attempt_at IS NULL"));
+    let offset = format!("offset {}", at[1].offset);
+    finds(&broken, &[], 1, &[&offset, "has no outcome"]);
+    let columns = "consumer_group, topic, topic_id, partition, message_id, fingerprint, headers";
+    let broken = wait(place.with_copied_database());
+    wait(broken.sql(&format!(
+        r#"INSERT INTO retry_queue ({columns}, "offset")
+               SELECT {columns}, 0 FROM retry_queue LIMIT 1"#
+    )));
+    finds(&broken, &[], 1, &["the retry queue has 3 messages", "only 2 of the records"]);
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ use idempotent_consumer::publish::{
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
+use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
@@ -21,6 +22,14 @@ impl Place {
     pub(crate) async fn create_topic(&self, partitions: usize) {
         let topics = Topics::new(&self.settings(), TIMEOUT).unwrap();
         topics.ensure(&self.topic, partitions).await.unwrap();
+    }
+
+    /// Publishes a record with a key, a value and a timestamp of its own, in milliseconds since 1970.
+    pub(crate) fn send_with_timestamp(&self, event: &Event, timestamp_ms: i64) {
+        let producer: BaseProducer = self.client_config().create().unwrap();
+        let record = record_of(&self.topic, event).timestamp(timestamp_ms);
+        producer.send(record).map_err(|(error, _)| error).unwrap();
+        producer.flush(TIMEOUT).unwrap();
     }
 
     /// Publishes to the consumed topic; returns where each record lies.
@@ -63,16 +72,7 @@ impl Place {
         producer.init_transactions(TIMEOUT).unwrap();
         producer.begin_transaction().unwrap();
         for event in events {
-            let mut headers = rdkafka::message::OwnedHeaders::new();
-            for (name, value) in event.headers.iter() {
-                let key = std::str::from_utf8(name).unwrap();
-                headers = headers.insert(rdkafka::message::Header { key, value });
-            }
-            let record = BaseRecord::<[u8], [u8]>::to(&self.topic)
-                .partition(0)
-                .key(event.key.as_deref().unwrap())
-                .payload(event.value.as_deref().unwrap())
-                .headers(headers);
+            let record = record_of(&self.topic, event).partition(0);
             producer.send(record).map_err(|(error, _)| error).unwrap();
         }
         producer.flush(TIMEOUT).unwrap();
@@ -105,4 +105,17 @@ impl Place {
         config.set("bootstrap.servers", &self.stack.bootstrap_servers);
         config
     }
+}
+
+/// An event as this client sends it: one with a key, a value and headers that are text.
+fn record_of<'a>(topic: &'a str, event: &'a Event) -> BaseRecord<'a, [u8], [u8]> {
+    let mut headers = OwnedHeaders::new();
+    for (name, value) in event.headers.iter() {
+        let key = std::str::from_utf8(name).unwrap();
+        headers = headers.insert(Header { key, value });
+    }
+    BaseRecord::to(topic)
+        .key(event.key.as_deref().unwrap())
+        .payload(event.value.as_deref().unwrap())
+        .headers(headers)
 }

@@ -4,6 +4,7 @@ use std::ops::{ControlFlow, Deref};
 use std::sync::{Mutex, mpsc};
 use std::time::Duration;
 
+use idempotent_consumer::identity::IdMode;
 use idempotent_consumer::inspect::scan_log;
 use idempotent_consumer::publish::{
     Acknowledged, Delivery, DeliveryError, Publication, Publisher, PublisherOptions, Topics,
@@ -209,7 +210,8 @@ impl World {
             records.push(record);
             ControlFlow::Continue(())
         };
-        let scanned = scan_log(&self.settings(), &self.dlq_topic, TIMEOUT, keep, |_| {}).unwrap();
+        let (settings, by) = (self.settings(), IdMode::default());
+        let scanned = scan_log(&settings, &self.dlq_topic, &by, TIMEOUT, keep, |_| {}).unwrap();
         assert!(scanned.is_some(), "the dead letter topic exists");
         records
     }

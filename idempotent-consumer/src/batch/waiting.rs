@@ -1,0 +1,156 @@
+//! What of a piece waits instead of being applied, and what that makes of the retry queue.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use uuid::Uuid;
+
+use super::{Batch, Item, Origin, PieceError, Setting};
+use crate::deferral::{KeyHash, Place, Wait, waits};
+use crate::handler::Handler;
+use crate::identity;
+use crate::message::{Fingerprint, MessageId};
+use crate::outcome::Candidate;
+use crate::plan::Plan;
+use crate::store::batch::{Counts, Opened};
+use crate::store::retry_queue::{Attempt, Changes, Joining, Queued};
+use crate::window::Unclaimed;
+
+/// What a message of a piece waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Waits {
+    /// In the retry queue, as the decision says.
+    For(Wait),
+    /// For nothing: its key is blocked, but it has its outcome already.
+    Done,
+}
+
+/// Which messages of the piece wait. A batch from the log finds its keys in the queue, also those
+/// that an earlier piece of it has put there. A batch from the queue is in it as a whole, so what
+/// counts is which of its earlier pieces' messages stay.
+pub(super) async fn waits_of<H: Handler>(
+    opened: &mut Opened<'_>,
+    setting: &Setting<'_, H>,
+    batch: &Batch<H::Body>,
+    plan: &Plan,
+    range: Range<usize>,
+) -> Result<Vec<Option<Waits>>, PieceError> {
+    let looks_up = opened.has_queue && batch.origin == Origin::Log;
+    let has_failed = (0..range.end).any(|index| plan.deferral(index).is_some());
+    if !looks_up && !has_failed {
+        return Ok(vec![None; range.len()]);
+    }
+    let items = &batch.items[range.clone()];
+    let keys: Vec<Option<KeyHash>> = items.iter().map(Item::key_hash).collect();
+    let mut queued = Queued::default();
+    if looks_up {
+        let mut distinct: Vec<KeyHash> = keys.iter().flatten().copied().collect();
+        distinct.sort_unstable();
+        distinct.dedup();
+        let offsets: Vec<i64> = items.iter().map(|item| item.record().offset).collect();
+        queued = opened.look_up_queue(setting.topic_id, &distinct, &offsets).await?;
+    }
+    if batch.origin == Origin::RetryQueue {
+        let failed = (0..range.start).filter(|index| plan.deferral(*index).is_some());
+        queued.keys = failed.filter_map(|index| batch.items[index].key_hash()).collect();
+    }
+    let mut places: Vec<Place> = items
+        .iter()
+        .zip(&keys)
+        .zip(range)
+        .map(|((item, key), index)| {
+            let Candidate { id, fingerprint, .. } = item.candidate;
+            Place {
+                key: *key,
+                queued: queued.offsets.get(&item.record().offset) == Some(&(id, fingerprint)),
+                failed: plan.deferral(index).is_some(),
+            }
+        })
+        .collect();
+    let free = match batch.origin {
+        Origin::Log => free_among(opened, items, &waits(&places, &queued.keys)).await?,
+        Origin::RetryQueue => HashMap::new(),
+    };
+    for at in free.keys() {
+        places[*at].failed = false;
+    }
+    let waits = waits(&places, &queued.keys).into_iter().enumerate();
+    Ok(waits
+        .map(|(at, wait)| free.get(&at).copied().unwrap_or_else(|| wait.map(Waits::For)))
+        .collect())
+}
+
+/// Those of the messages that would wait which need not: delivered again, they have their outcome
+/// already, or they are so old that they will not be applied whenever it is.
+async fn free_among<B>(
+    opened: &mut Opened<'_>,
+    items: &[Item<B>],
+    waits: &[Option<Wait>],
+) -> Result<HashMap<usize, Option<Waits>>, PieceError> {
+    let waiting: Vec<(usize, MessageId, Fingerprint)> = items
+        .iter()
+        .zip(waits)
+        .enumerate()
+        .filter(|(_, (_, wait))| matches!(wait, Some(Wait::Behind | Wait::Failed)))
+        .map(|(at, (item, _))| (at, item.candidate.id, item.candidate.fingerprint))
+        .collect();
+    if waiting.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let of_conflict =
+        |(_, id, fingerprint): &(_, _, _)| identity::id_of_conflict(*id, *fingerprint);
+    let ids: Vec<Uuid> =
+        waiting.iter().flat_map(|message| [message.1.0, of_conflict(message).0]).collect();
+    let holders = opened.holders(&ids).await?;
+    Ok(waiting
+        .iter()
+        .filter_map(|message| {
+            let (at, id, fingerprint) = message;
+            let is_held =
+                [*id, of_conflict(message)].iter().any(|id| holders.get(id) == Some(fingerprint));
+            match opened.memory.unclaimed(*id, items[*at].record()) {
+                _ if is_held => Some((*at, Some(Waits::Done))),
+                Unclaimed::Settled => Some((*at, Some(Waits::Done))),
+                Unclaimed::OutsideWindow => Some((*at, None)),
+                Unclaimed::New => None,
+            }
+        })
+        .collect())
+}
+
+/// What the piece changes in the retry queue.
+pub(super) fn changes<'a, H: Handler>(
+    setting: &Setting<'_, H>,
+    batch: &'a Batch<H::Body>,
+    plan: &'a Plan,
+    waits: impl Iterator<Item = (usize, Option<Waits>)>,
+    counts: &mut Counts,
+) -> Changes<'a> {
+    let mut changes = Changes::default();
+    for (index, wait) in waits {
+        let item = &batch.items[index];
+        let attempt = || {
+            let verdict = plan.deferral(index)?;
+            Some(Attempt { verdict, next_in: (setting.retry_delay)(verdict.attempts) })
+        };
+        match (item.queue_no, wait) {
+            (Some(queue_no), None) => changes.leaving.push(queue_no),
+            (Some(queue_no), Some(Waits::For(Wait::Failed))) => {
+                changes.failed.extend(attempt().map(|attempt| (queue_no, attempt)));
+            }
+            (None, Some(Waits::Done | Waits::For(Wait::Queued))) => counts.duplicates += 1,
+            (None, Some(Waits::For(wait))) => {
+                counts.deferred += 1;
+                changes.joining.push(Joining {
+                    record: item.record(),
+                    id: item.candidate.id,
+                    fingerprint: item.candidate.fingerprint,
+                    failed: if wait == Wait::Failed { attempt() } else { None },
+                });
+            }
+            // It has its end, or is in the queue already and stays.
+            (None, None) | (Some(_), Some(_)) => {}
+        }
+    }
+    changes
+}

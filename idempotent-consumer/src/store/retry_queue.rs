@@ -1,0 +1,416 @@
+//! The table `retry_queue`. Rows come and go only in transactions that hold the partition's row.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use sqlx::types::Json;
+use sqlx::types::time::OffsetDateTime;
+use sqlx::{PgConnection, Row};
+use uuid::Uuid;
+
+use super::batch::LaneName;
+use crate::deferral::KeyHash;
+use crate::message::{Fingerprint, Headers, MessageId, PartitionKey, Record};
+use crate::outcome::Verdict;
+
+/// What of a batch is in the queue, or has its key there.
+#[derive(Debug, Default)]
+pub(crate) struct Queued {
+    pub keys: HashSet<KeyHash>,
+    pub offsets: HashMap<i64, (MessageId, Fingerprint)>,
+}
+
+/// Looks up keys and offsets of a batch.
+pub(crate) async fn look_up(
+    connection: &mut PgConnection,
+    lane: &LaneName,
+    topic_id: &str,
+    keys: &[KeyHash],
+    offsets: &[i64],
+) -> Result<Queued, sqlx::Error> {
+    let keys: Vec<Vec<u8>> = sqlx::query_scalar(
+        r"
+        SELECT asked.hash
+          FROM unnest($4::bytea[]) AS asked (hash)
+         WHERE EXISTS (
+                   SELECT
+                     FROM retry_queue
+                    WHERE consumer_group = $1 AND topic = $2 AND partition = $3
+                      AND key_hash = asked.hash
+               )
+        ",
+    )
+    .bind(&lane.group)
+    .bind(&lane.topic)
+    .bind(lane.partition)
+    .bind(keys.iter().map(|key| &key.0[..]).collect::<Vec<_>>())
+    .fetch_all(&mut *connection)
+    .await?;
+    let offsets: Vec<(i64, Uuid, Vec<u8>)> = sqlx::query_as(
+        r#"
+        SELECT "offset", message_id, fingerprint
+          FROM retry_queue
+         WHERE consumer_group = $1 AND topic_id = $2 AND partition = $3 AND "offset" = ANY($4)
+           AND NOT of_old_log
+        "#,
+    )
+    .bind(&lane.group)
+    .bind(topic_id)
+    .bind(lane.partition)
+    .bind(offsets)
+    .fetch_all(connection)
+    .await?;
+    Ok(Queued {
+        keys: keys.iter().filter_map(|hash| hash[..].try_into().ok()).map(KeyHash).collect(),
+        offsets: offsets
+            .into_iter()
+            .filter_map(|(offset, id, fingerprint)| {
+                Some((offset, (MessageId(id), Fingerprint::from_bytes(&fingerprint)?)))
+            })
+            .collect(),
+    })
+}
+
+/// A failed attempt, and when the next one is due.
+#[derive(Debug)]
+pub(crate) struct Attempt<'a> {
+    /// Its number is that of the attempts so far.
+    pub verdict: &'a Verdict,
+    pub next_in: Duration,
+}
+
+/// A message that joins the queue.
+pub(crate) struct Joining<'a> {
+    pub record: &'a Record,
+    pub id: MessageId,
+    pub fingerprint: Fingerprint,
+    /// `None` for one that is behind another of its key.
+    pub failed: Option<Attempt<'a>>,
+}
+
+/// What a transaction changes in the queue.
+#[derive(Default)]
+pub(crate) struct Changes<'a> {
+    pub joining: Vec<Joining<'a>>,
+    /// `queue_no` of those that came to an end.
+    pub leaving: Vec<i64>,
+    /// `queue_no` of those that failed again.
+    pub failed: Vec<(i64, Attempt<'a>)>,
+}
+
+impl Changes<'_> {
+    pub(crate) async fn write(
+        &self,
+        connection: &mut PgConnection,
+        lane: &LaneName,
+        topic_id: &str,
+    ) -> Result<(), sqlx::Error> {
+        if !self.joining.is_empty() {
+            self.join(connection, lane, topic_id).await?;
+        }
+        if !self.failed.is_empty() {
+            self.fail(connection).await?;
+        }
+        if !self.leaving.is_empty() {
+            self.leave(connection, lane).await?;
+        }
+        Ok(())
+    }
+
+    async fn join(
+        &self,
+        connection: &mut PgConnection,
+        lane: &LaneName,
+        topic_id: &str,
+    ) -> Result<(), sqlx::Error> {
+        let rows = &self.joining;
+        let failed = || rows.iter().map(|row| row.failed.as_ref());
+        let verdicts = || failed().map(|failed| failed.map(|failed| failed.verdict));
+        sqlx::query(
+            r#"
+            INSERT INTO retry_queue
+                   (consumer_group, topic, topic_id, partition, "offset", message_id, fingerprint,
+                    record_timestamp_ms, key, value, headers, attempts, next_attempt_at,
+                    first_failed_at, last_failed_at, error_class, error_code, error_message)
+            SELECT $1, $2, $3, $4, "offset", message_id, fingerprint,
+                   timestamp_ms, key, value, headers, attempts,
+                   clock_timestamp() + next_in_ms * interval '1 millisecond',
+                   CASE WHEN next_in_ms IS NOT NULL THEN clock_timestamp() END,
+                   CASE WHEN next_in_ms IS NOT NULL THEN clock_timestamp() END,
+                   error_class, error_code, error_message
+              FROM unnest($5::bigint[], $6::uuid[], $7::bytea[], $8::bigint[], $9::bytea[],
+                          $10::bytea[], $11::jsonb[], $12::integer[], $13::bigint[], $14::text[],
+                          $15::text[], $16::text[])
+                   AS row ("offset", message_id, fingerprint, timestamp_ms, key, value, headers,
+                           attempts, next_in_ms, error_class, error_code, error_message)
+             ORDER BY "offset"
+            "#,
+        )
+        .bind(&lane.group)
+        .bind(&lane.topic)
+        .bind(topic_id)
+        .bind(lane.partition)
+        .bind(rows.iter().map(|row| row.record.offset).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.id.0).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| &row.fingerprint.0[..]).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.record.timestamp_ms).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.record.key.as_deref()).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.record.value.as_deref()).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.record.headers.to_json()).collect::<Vec<_>>())
+        .bind(verdicts().map(|v| v.map_or(0, |v| v.attempts.cast_signed())).collect::<Vec<_>>())
+        .bind(failed().map(|f| f.map(|f| milliseconds(f.next_in))).collect::<Vec<_>>())
+        .bind(verdicts().map(|v| v.map(|v| v.class.as_str())).collect::<Vec<_>>())
+        .bind(verdicts().map(|v| v.map(|v| v.code.as_ref())).collect::<Vec<_>>())
+        .bind(verdicts().map(|v| v.map(|v| v.text.as_str())).collect::<Vec<_>>())
+        .execute(connection)
+        .await?;
+        Ok(())
+    }
+
+    async fn fail(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+        let attempts = || self.failed.iter().map(|(_, attempt)| attempt);
+        sqlx::query(
+            r"
+            UPDATE retry_queue
+               SET attempts = failed.attempts,
+                   next_attempt_at = clock_timestamp()
+                       + CASE WHEN given_up_by IS NULL THEN next_in_ms ELSE 0 END
+                       * interval '1 millisecond',
+                   first_failed_at = coalesce(first_failed_at, clock_timestamp()),
+                   last_failed_at = clock_timestamp(),
+                   error_class = failed.error_class,
+                   error_code = failed.error_code,
+                   error_message = failed.error_message
+              FROM unnest($1::bigint[], $2::integer[], $3::bigint[], $4::text[], $5::text[],
+                          $6::text[])
+                   AS failed (queue_no, attempts, next_in_ms, error_class, error_code,
+                              error_message)
+             WHERE retry_queue.queue_no = failed.queue_no
+            ",
+        )
+        .bind(self.failed.iter().map(|(queue_no, _)| *queue_no).collect::<Vec<_>>())
+        .bind(attempts().map(|a| a.verdict.attempts.cast_signed()).collect::<Vec<_>>())
+        .bind(attempts().map(|a| milliseconds(a.next_in)).collect::<Vec<_>>())
+        .bind(attempts().map(|a| a.verdict.class.as_str()).collect::<Vec<_>>())
+        .bind(attempts().map(|a| a.verdict.code.as_ref()).collect::<Vec<_>>())
+        .bind(attempts().map(|a| a.verdict.text.as_str()).collect::<Vec<_>>())
+        .execute(connection)
+        .await?;
+        Ok(())
+    }
+
+    /// Removes rows, and has the next of each of their keys tried. Two statements: the second has
+    /// to see what the first has done.
+    async fn leave(
+        &self,
+        connection: &mut PgConnection,
+        lane: &LaneName,
+    ) -> Result<(), sqlx::Error> {
+        let keys: Vec<Option<Vec<u8>>> = sqlx::query_scalar(
+            "DELETE FROM retry_queue WHERE queue_no = ANY($1) RETURNING key_hash",
+        )
+        .bind(&self.leaving)
+        .fetch_all(&mut *connection)
+        .await?;
+        let mut keys: Vec<Vec<u8>> = keys.into_iter().flatten().collect();
+        keys.sort_unstable();
+        keys.dedup();
+        sqlx::query(
+            r"
+            UPDATE retry_queue
+               SET next_attempt_at = clock_timestamp()
+              FROM unnest($4::bytea[]) AS freed (hash)
+             CROSS JOIN LATERAL (
+                       SELECT queue_no
+                         FROM retry_queue
+                        WHERE consumer_group = $1 AND topic = $2 AND partition = $3
+                          AND key_hash = freed.hash
+                        ORDER BY queue_no
+                        LIMIT 1
+                   ) AS head
+             WHERE retry_queue.queue_no = head.queue_no
+               AND retry_queue.next_attempt_at IS NULL
+            ",
+        )
+        .bind(&lane.group)
+        .bind(&lane.topic)
+        .bind(lane.partition)
+        .bind(&keys)
+        .execute(connection)
+        .await?;
+        Ok(())
+    }
+}
+
+fn milliseconds(time: Duration) -> i64 {
+    i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// A message that is due.
+#[derive(Debug)]
+pub(crate) struct Due {
+    pub queue_no: i64,
+    pub topic_id: String,
+    pub record: Record,
+    /// Attempts so far.
+    pub attempts: u32,
+    pub first_failed_at: Option<OffsetDateTime>,
+    /// Its last failure was one of the whole transaction, and not an answer of the handler.
+    pub fails_its_batch: bool,
+    /// It is of a log that an operator has given up.
+    pub of_old_log: bool,
+    /// Who wants it dead-lettered, and what its last failure was.
+    pub given_up: Option<(String, Option<String>)>,
+}
+
+/// Messages that are due, by the order of the log: of each key the oldest, and if that one has
+/// never failed those behind it as well.
+pub(crate) async fn due(
+    connection: &mut PgConnection,
+    lane: &LaneName,
+    max_rows: usize,
+    max_bytes: usize,
+) -> Result<Vec<Due>, sqlx::Error> {
+    let max_rows = i64::try_from(max_rows).unwrap_or(i64::MAX);
+    let rows = sqlx::query(
+        r#"
+        WITH head AS MATERIALIZED (
+            SELECT queue_no, key_hash, attempts
+              FROM retry_queue
+             WHERE consumer_group = $1 AND topic = $2 AND partition = $3
+               AND next_attempt_at <= statement_timestamp()
+             ORDER BY next_attempt_at
+             LIMIT $4
+        ), wanted AS MATERIALIZED (
+            SELECT queue_no
+              FROM head
+             UNION ALL
+            SELECT behind.queue_no
+              FROM head
+             CROSS JOIN LATERAL (
+                       SELECT queue_no
+                         FROM retry_queue
+                        WHERE consumer_group = $1 AND topic = $2 AND partition = $3
+                          AND key_hash = head.key_hash AND queue_no > head.queue_no
+                        ORDER BY queue_no
+                        LIMIT $4
+                   ) AS behind
+             WHERE head.attempts = 0
+        ), sized AS (
+            SELECT queue_no,
+                   sum(coalesce(length(value), 0) + coalesce(length(key), 0)
+                       + pg_column_size(headers) + 512) OVER (ORDER BY queue_no) AS up_to_here,
+                   row_number() OVER (ORDER BY queue_no) AS place
+              FROM wanted
+              JOIN retry_queue USING (queue_no)
+        )
+        SELECT queue_no, topic_id, "offset", record_timestamp_ms, key, value, headers, attempts,
+               first_failed_at, given_up_by, error_message,
+               coalesce(error_code <> 'retry', false) AS fails_its_batch, of_old_log
+          FROM sized
+          JOIN retry_queue USING (queue_no)
+         WHERE place = 1 OR (place <= $4 AND up_to_here <= $5)
+         ORDER BY queue_no
+        "#,
+    )
+    .bind(&lane.group)
+    .bind(&lane.topic)
+    .bind(lane.partition)
+    .bind(max_rows)
+    .bind(i64::try_from(max_bytes).unwrap_or(i64::MAX))
+    .fetch_all(connection)
+    .await?;
+    rows.into_iter()
+        .map(|row| {
+            let Json(headers): Json<serde_json::Value> = row.try_get("headers")?;
+            let headers = Headers::from_json(&headers).ok_or_else(|| {
+                sqlx::Error::Decode("retry_queue.headers is not of our form".into())
+            })?;
+            let given_up_by: Option<String> = row.try_get("given_up_by")?;
+            let last_error: Option<String> = row.try_get("error_message")?;
+            Ok(Due {
+                queue_no: row.try_get("queue_no")?,
+                topic_id: row.try_get("topic_id")?,
+                attempts: row.try_get::<i32, _>("attempts")?.cast_unsigned(),
+                first_failed_at: row.try_get("first_failed_at")?,
+                fails_its_batch: row.try_get("fails_its_batch")?,
+                of_old_log: row.try_get("of_old_log")?,
+                given_up: given_up_by.map(|who| (who, last_error)),
+                record: Record {
+                    source: PartitionKey { topic: lane.topic.clone(), partition: lane.partition },
+                    offset: row.try_get("offset")?,
+                    timestamp_ms: row.try_get("record_timestamp_ms")?,
+                    key: row.try_get("key")?,
+                    value: row.try_get("value")?,
+                    headers,
+                },
+            })
+        })
+        .collect()
+}
+
+/// How long until the next attempt of a partition is due; `None` if nothing waits.
+pub(crate) async fn next_due(
+    connection: &mut PgConnection,
+    lane: &LaneName,
+) -> Result<Option<Duration>, sqlx::Error> {
+    let seconds: Option<f64> = sqlx::query_scalar(
+        r"
+        SELECT extract(epoch FROM min(next_attempt_at) - clock_timestamp())::float8
+          FROM retry_queue
+         WHERE consumer_group = $1 AND topic = $2 AND partition = $3
+           AND next_attempt_at IS NOT NULL
+        ",
+    )
+    .bind(&lane.group)
+    .bind(&lane.topic)
+    .bind(lane.partition)
+    .fetch_one(connection)
+    .await?;
+    Ok(seconds.map(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or_default()))
+}
+
+/// Whether a message is still in the queue.
+pub(crate) async fn contains(
+    connection: &mut PgConnection,
+    queue_no: i64,
+) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar("SELECT EXISTS (SELECT FROM retry_queue WHERE queue_no = $1)")
+        .bind(queue_no)
+        .fetch_one(connection)
+        .await
+}
+
+/// `(partition, offset)` of the oldest message of each partition of the topic that waits.
+pub(crate) async fn oldest(
+    connection: &mut PgConnection,
+    lane: &LaneName,
+) -> Result<Vec<(i32, i64)>, sqlx::Error> {
+    sqlx::query_as(
+        r#"
+        SELECT partition, min("offset")
+          FROM retry_queue
+         WHERE consumer_group = $1 AND topic = $2
+         GROUP BY partition
+        "#,
+    )
+    .bind(&lane.group)
+    .bind(&lane.topic)
+    .fetch_all(connection)
+    .await
+}
+
+/// Whether nothing of a topic waits.
+pub(crate) async fn is_empty(
+    connection: &mut PgConnection,
+    group: &str,
+    topic: &str,
+) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar(
+        "SELECT NOT EXISTS (SELECT FROM retry_queue WHERE consumer_group = $1 AND topic = $2)",
+    )
+    .bind(group)
+    .bind(topic)
+    .fetch_one(connection)
+    .await
+}
