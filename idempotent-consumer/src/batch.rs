@@ -16,6 +16,7 @@ use crate::deferral::KeyHash;
 use crate::failure::{FailureClass, class_of, keeps_connection, sqlstate};
 use crate::handler::{Answer, Decoded, Decoder, Handler, HandlerError, Message, Outgoing, Poison};
 use crate::identity::{self, IdMode, Identity};
+use crate::kafka::identity::Confirmation;
 use crate::message::{MessageId, Record};
 use crate::outcome::{
     Candidate, ClaimVanished, Content, Standing, Verdict, claims, conflict_claims,
@@ -180,6 +181,12 @@ pub(crate) enum PieceError {
     WrongAnswers { expected: usize, got: usize },
     #[error(transparent)]
     Vanished(#[from] ClaimVanished),
+    /// The records came in while nobody could say from which log.
+    #[error("Kafka does not tell the topic's id: {0}")]
+    LogUnknown(String),
+    /// Records of another log than the one that progress is of: the topic was deleted meanwhile.
+    #[error("the topic was deleted, or deleted and created anew")]
+    LogReplaced,
     #[error("{dead} of the last {of} messages were to be dead-lettered, above the allowed share")]
     TooManyDeadLetters { dead: u64, of: u64 },
 }
@@ -195,9 +202,11 @@ impl PieceError {
             Self::Batch(BatchError::TransactionEnded)
             | Self::WrongAnswers { .. }
             | Self::TooManyDeadLetters { .. } => FailureClass::Stop,
-            Self::Batch(BatchError::Fenced) | Self::Commit { .. } | Self::Vanished(_) => {
-                FailureClass::Infrastructure
-            }
+            Self::Batch(BatchError::Fenced)
+            | Self::Commit { .. }
+            | Self::Vanished(_)
+            | Self::LogUnknown(_)
+            | Self::LogReplaced => FailureClass::Infrastructure,
         }
     }
 
@@ -252,6 +261,8 @@ pub(crate) struct Setting<'a, H> {
     pub handler: &'a H,
     pub lane: &'a LaneName,
     pub topic_id: &'a str,
+    /// The topic's id as of after the records came in; `None` if they are not read from the log.
+    pub confirmation: Option<Confirmation>,
     pub dlq_topic: &'a str,
     pub begin_sql: &'a str,
     /// The wait after so many failures of a message.
@@ -404,6 +415,12 @@ pub(crate) async fn run_piece<H: Handler>(
     };
     let finished = claimed.finish(&ends).await?;
     let database_next = finished.database_next;
+    if let Some(confirmation) = &setting.confirmation {
+        let topic_id = confirmation.clone().await.map_err(PieceError::LogUnknown)?;
+        if topic_id.as_deref() != Some(setting.topic_id) {
+            return Err(PieceError::LogReplaced);
+        }
+    }
     finished.commit().await.map(PieceEnd::Committed).map_err(|error| PieceError::Commit {
         error,
         next_offset,

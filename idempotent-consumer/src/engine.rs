@@ -19,6 +19,7 @@ use crate::health::Health;
 use crate::identity::FINGERPRINT_VERSION;
 use crate::kafka::admin::{AdminError, Ensured};
 use crate::kafka::facts::Facts;
+use crate::kafka::identity::TopicIdentity;
 use crate::kafka::owner::{self, Command, Event, OwnerSettings};
 use crate::lane::Lane;
 use crate::purge::{self, PurgeError};
@@ -170,6 +171,7 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Engine<H, D> {
 
         let shared = Arc::new(Shared {
             begin_sql: config.limits().begin_sql(),
+            identity: Arc::new(TopicIdentity::new(Arc::clone(&facts), config.topic.clone())),
             permits: Semaphore::new(config.concurrency.max(1)),
             config,
             handler,

@@ -233,6 +233,7 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
         let shared = Arc::clone(&self.shared);
         let mut failures = Failures::default();
         let started = Instant::now();
+        let mut confirmed = batch.is_from_retry_queue();
         while let Some(step) = plan.next_step() {
             if self.cancel.is_cancelled() {
                 return Err(Leave::Cancelled);
@@ -260,6 +261,7 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
                     handler: &shared.handler,
                     lane: &self.name,
                     topic_id: &self.topic_id,
+                    confirmation: (!confirmed).then(|| shared.identity.as_of_now()),
                     dlq_topic: &shared.config.dlq_topic,
                     begin_sql: &shared.begin_sql,
                     retry_delay: &|attempts| delay(&shared.config.retry_backoff, attempts),
@@ -280,6 +282,7 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
             match ended {
                 Ok(PieceEnd::Committed(committed)) => {
                     self.connection = Some(connection);
+                    confirmed = true;
                     plan.committed();
                     failures = Failures::default();
                     metrics::histogram!("idempotent_consumer_transaction_seconds")
@@ -356,6 +359,14 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
 
     /// No record is left below `offset`: both databases are told, or a lag would stay for ever.
     async fn advance(&mut self, offset: i64) -> Result<(), Leave> {
+        match self.shared.identity.as_of_now().await {
+            Ok(topic_id) if topic_id.as_ref() == Some(&self.topic_id) => {}
+            Ok(_) => return Err(Leave::Reposition),
+            Err(why) => {
+                self.back_off(1, &format!("kafka: {why}")).await?;
+                return Err(Leave::Reposition);
+            }
+        }
         let Some(mut connection) = self.connection.take() else { return Err(Leave::Reposition) };
         let limit = Duration::from_secs(30);
         let empty = run_empty(&mut connection, &self.name, &self.shared.begin_sql, Some(offset));

@@ -12,6 +12,7 @@ use crate::batch::PieceError;
 use crate::config::EngineConfig;
 use crate::health::Health;
 use crate::kafka::facts::Facts;
+use crate::kafka::identity::TopicIdentity;
 use crate::kafka::owner::Command;
 use crate::store::batch::Counts;
 
@@ -22,6 +23,7 @@ pub(crate) struct Shared<H, D> {
     pub decoder: D,
     pub database: PgConnectOptions,
     pub facts: Arc<Facts>,
+    pub identity: Arc<TopicIdentity>,
     pub health: Arc<Health>,
     /// One for each transaction that may be under way.
     pub permits: Semaphore,

@@ -3,6 +3,7 @@
 pub(crate) mod admin;
 mod callbacks;
 pub(crate) mod facts;
+pub(crate) mod identity;
 pub(crate) mod log_reader;
 pub(crate) mod owner;
 pub(crate) mod publisher;

@@ -43,6 +43,13 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
             self.back_off(4, &error.to_string()).await?;
             return Err(Leave::Reposition);
         }
+        if matches!(error, PieceError::LogReplaced) {
+            return Err(Leave::Reposition);
+        }
+        if let PieceError::LogUnknown(why) = &error {
+            // Kafka's trouble, and not this batch's.
+            return self.back_off(1, &format!("kafka: {why}")).await;
+        }
         let class = error.class();
         let text = error.to_string();
         let code = error.code();

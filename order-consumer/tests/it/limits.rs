@@ -1,5 +1,7 @@
 //! What the consumer refuses, and what it stops at rather than guess.
 
+use rustix::process::Signal;
+
 use crate::support::Place;
 use crate::support::consumer::Consumer;
 use crate::support::events::{Event, event, placed, with_value};
@@ -176,6 +178,28 @@ fn a_topic_created_anew_stops_until_an_operator_accepts_it() {
     assert_eq!(last.claims(), 260);
     let audit = last.audit();
     assert_eq!(audit["not_provable"].as_u64().map(|count| count >= 250), Some(true), "{audit:#}");
+}
+
+/// The client meets the new log without having seen a moment in which there was no topic.
+#[test]
+fn a_topic_created_anew_behind_the_consumers_back_is_not_read_on_in_its_middle() {
+    let world = World::new("anew_unseen", 1);
+    let mut consumer = Consumer::start(&world, &[]);
+    consumer.wait_ready();
+    world.send(&orders(0, 100, 9));
+    world.wait_consumed();
+    consumer.signal(Signal::STOP);
+    world.delete_topic(&world.topic);
+    world.create_topic_with(&world.topic, 1, &[]);
+    let anew = World::of(world.place.clone());
+    anew.send(&orders(100, 150, 9));
+    consumer.signal(Signal::CONT);
+    consumer.wait_unready("created anew");
+    assert_eq!(anew.claims(), 100, "nothing of it is read");
+    anew.run("accept", &[]).succeeded();
+    anew.wait_consumed();
+    assert_eq!(consumer.stop().summary()["applied"], 250);
+    assert_eq!(anew.claims(), 250);
 }
 
 #[test]
