@@ -44,6 +44,9 @@ struct Item<B> {
     slot: Slot<B>,
     /// Its place in the retry queue, if it comes from there.
     queue_no: Option<i64>,
+    /// Doomed for having ended the process: to wait for another attempt behind its key would be one
+    /// more time.
+    waits_for_nobody: bool,
     first_failed_at: Option<OffsetDateTime>,
 }
 
@@ -80,20 +83,35 @@ impl<B> Item<B> {
         id_mode: &IdMode,
         decoder: &impl Decoder<Body = B>,
     ) -> Self {
-        let Identity { id, fingerprint, event_type } =
-            identity::identify(&record, topic_id, id_mode);
-        let (content, slot) = match decode(decoder, &record) {
-            Ok(Decoded::Message(body)) => {
-                (Content::Usable, Slot::Usable(Message { id, event_type, body, record }))
+        let identity = identity::identify(&record, topic_id, id_mode);
+        let (content, body) = match decode(decoder, &record) {
+            Ok(Decoded::Message(body)) => (Content::Usable, Some(body)),
+            Ok(Decoded::Skip) => (Content::Skip, None),
+            Err(Poison { code, text }) => {
+                (Content::Doomed(Verdict::new(FailureClass::Permanent, code, text, 0)), None)
             }
-            Ok(Decoded::Skip) => (Content::Skip, Slot::Other { record, event_type }),
-            Err(Poison { code, text }) => (
-                Content::Doomed(Verdict::new(FailureClass::Permanent, code, text, 0)),
-                Slot::Other { record, event_type },
-            ),
         };
-        let candidate = Candidate { id, fingerprint, content, of_old_log: false };
-        Self { candidate, slot, queue_no: None, first_failed_at: None }
+        Self::new(record, identity, content, body)
+    }
+
+    fn new(record: Record, identity: Identity, content: Content, body: Option<B>) -> Self {
+        let Identity { id, fingerprint, event_type } = identity;
+        Self {
+            candidate: Candidate { id, fingerprint, content, of_old_log: false },
+            slot: match body {
+                Some(body) => Slot::Usable(Message { id, event_type, body, record }),
+                None => Slot::Other { record, event_type },
+            },
+            queue_no: None,
+            waits_for_nobody: false,
+            first_failed_at: None,
+        }
+    }
+
+    /// Identifies a record that is not even to be decoded.
+    fn doomed(record: Record, topic_id: &str, id_mode: &IdMode, verdict: Verdict) -> Self {
+        let identity = identity::identify(&record, topic_id, id_mode);
+        Self::new(record, identity, Content::Doomed(verdict), None)
     }
 }
 
@@ -109,6 +127,17 @@ impl<B> Batch<B> {
         Self { items: records.into_iter().map(decode).collect(), origin: Origin::Log }
     }
 
+    /// A record that has ended the process too often.
+    pub(crate) fn doomed(
+        record: Record,
+        topic_id: &str,
+        id_mode: &IdMode,
+        verdict: Verdict,
+    ) -> Self {
+        let item = Item::doomed(record, topic_id, id_mode, verdict);
+        Self { items: vec![Item { waits_for_nobody: true, ..item }], origin: Origin::Log }
+    }
+
     /// Messages from the retry queue.
     pub(crate) fn from_retry_queue(
         due: Vec<Due>,
@@ -116,7 +145,10 @@ impl<B> Batch<B> {
         decoder: &impl Decoder<Body = B>,
     ) -> Self {
         let decode = |due: Due| {
-            let mut item = Item::decode(due.record, &due.topic_id, id_mode, decoder);
+            let mut item = match due.doomed {
+                Some(verdict) => Item::doomed(due.record, &due.topic_id, id_mode, verdict),
+                None => Item::decode(due.record, &due.topic_id, id_mode, decoder),
+            };
             item.candidate.of_old_log = due.of_old_log;
             item.queue_no = Some(due.queue_no);
             item.first_failed_at = due.first_failed_at;

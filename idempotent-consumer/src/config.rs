@@ -35,12 +35,17 @@ pub struct EngineConfig {
     pub buffer_bytes: usize,
     /// How often a message is tried before it is dead-lettered.
     pub max_attempts: u32,
+    /// How often a message that is worked on alone may end the process before it is dead-lettered.
+    pub max_crashes: u32,
     /// Waits between attempts of one message.
     pub retry_backoff: Backoff,
     /// Waits while database or broker are in trouble.
     pub infrastructure_backoff: Backoff,
     /// How long a handler may take for a batch. Below the statement and idle timeouts.
     pub handler_timeout: Duration,
+    /// When a batch that is still in work counts as one that blocks its thread, which nothing but
+    /// the end of the process ends: it is aborted. `None`: 15 s after every other limit has passed.
+    pub stuck_timeout: Option<Duration>,
     /// How long a statement may wait for a lock.
     pub lock_timeout: Duration,
     /// Share of messages dead-lettered, of the last thousand or so, above which the engine stops
@@ -74,18 +79,25 @@ impl EngineConfig {
             batch_linger: Duration::ZERO,
             buffer_bytes: 32 * 1024 * 1024,
             max_attempts: 5,
+            max_crashes: 3,
             retry_backoff: Backoff { base: Duration::from_secs(1), cap: Duration::from_mins(5) },
             infrastructure_backoff: Backoff {
                 base: Duration::from_millis(100),
                 cap: Duration::from_secs(5),
             },
             handler_timeout: Duration::from_secs(20),
+            stuck_timeout: None,
             lock_timeout: Duration::from_secs(5),
             max_dead_letter_ratio: None,
             dedup_window: None,
             exit_when_idle: None,
             shutdown_timeout: Duration::from_secs(30),
         }
+    }
+
+    /// How long a transaction may take altogether.
+    pub(crate) fn transaction_timeout(&self) -> Duration {
+        self.handler_timeout * 2 + Duration::from_secs(30)
     }
 
     pub(crate) fn limits(&self) -> crate::store::connect::TransactionLimits {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use sqlx::PgPool;
 use sqlx::migrate::MigrateError;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, RwLock, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -27,6 +27,7 @@ use crate::relay::Relay;
 use crate::shared::{Shared, Totals};
 use crate::store::scope::Scope;
 use crate::store::{migrate, position, retry_queue, scope};
+use crate::watchdog::Watchdog;
 
 /// Why an engine did not start, or stopped by itself.
 #[derive(Debug, thiserror::Error)]
@@ -169,9 +170,16 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Engine<H, D> {
         };
         let relay = tokio::spawn(relay.run(relay_stop.clone()));
 
+        let stuck_timeout = config
+            .stuck_timeout
+            .unwrap_or_else(|| config.transaction_timeout() + Duration::from_secs(15));
+        let watchdog = Watchdog::start(stuck_timeout)
+            .map_err(|error| EngineError::Client(error.to_string()))?;
         let shared = Arc::new(Shared {
             begin_sql: config.limits().begin_sql(),
             identity: Arc::new(TopicIdentity::new(Arc::clone(&facts), config.topic.clone())),
+            alone: RwLock::new(()),
+            watchdog,
             permits: Semaphore::new(config.concurrency.max(1)),
             config,
             handler,

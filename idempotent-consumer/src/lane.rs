@@ -12,6 +12,7 @@
 mod positioning;
 mod recovery;
 mod retries;
+mod suspects;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -19,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use rand::RngExt as _;
 use sqlx::PgConnection;
+use sqlx::types::time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 
 use self::positioning::application_name;
@@ -35,6 +37,7 @@ use crate::retry::Backoff;
 use crate::shared::Shared;
 use crate::store::batch::{Committed, Counts, LaneName};
 use crate::store::position;
+use crate::suspects::Caution;
 
 /// While something waits in the retry queue, how often it is looked at, since an operator may have
 /// changed it.
@@ -67,6 +70,10 @@ pub(crate) struct Lane<H, D> {
     in_doubt: Option<InDoubt>,
     /// When the retry queue is to be looked at; `None` while this partition has nothing there.
     next_retry: Option<Instant>,
+    /// How far this partition's messages are to be trusted.
+    caution: Caution,
+    /// What is due in the retry queue since before this may have ended a process.
+    suspects_due_before: Option<OffsetDateTime>,
     /// Ends of the other partitions when this one was found to be new.
     wait_for: Option<Vec<(i32, i64)>>,
 }
@@ -124,6 +131,8 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
             database_next: 0,
             in_doubt: None,
             next_retry: None,
+            caution: Caution::Trusting,
+            suspects_due_before: None,
             wait_for: None,
         }
     }
@@ -141,9 +150,7 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
             }
         }
         self.shared.health.clear(&self.label);
-        if let Some(connection) = self.connection.take() {
-            let _ = sqlx::Connection::close(connection).await;
-        }
+        self.give_back().await;
     }
 
     /// Waits unless the lane is cancelled meanwhile.
@@ -206,12 +213,7 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
         shared.totals.note_work();
         shared.totals.busy_lanes.fetch_add(1, Relaxed);
         let done = match self.linger(records).await {
-            Ok(records) => {
-                let id_mode = &shared.config.message_id_from;
-                let batch = Batch::from_log(records, &self.topic_id, id_mode, &shared.decoder);
-                let plan = Plan::new(vec![0; batch.len()], shared.config.max_attempts);
-                self.process(&batch, plan).await
-            }
+            Ok(records) => self.apply(records).await,
             Err(leave) => Err(leave),
         };
         shared.totals.busy_lanes.fetch_sub(1, Relaxed);
@@ -228,8 +230,14 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
         Ok(records)
     }
 
-    /// Works a batch off, in as many transactions as it takes.
-    async fn process(&mut self, batch: &Batch<H::Body>, mut plan: Plan) -> Result<(), Leave> {
+    /// Works a batch off, in as many transactions as it takes. `alone`: while nothing else of this
+    /// process is in work.
+    async fn process(
+        &mut self,
+        batch: &Batch<H::Body>,
+        mut plan: Plan,
+        alone: bool,
+    ) -> Result<(), Leave> {
         let shared = Arc::clone(&self.shared);
         let mut failures = Failures::default();
         let started = Instant::now();
@@ -253,10 +261,13 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
                     }
                 }
             }
+            let in_work = self.in_work(alone, &shared.alone).await?;
             let Some(mut connection) = self.connection.take() else { continue };
             let begun = Instant::now();
             let ended = {
                 let _permit = shared.permits.acquire().await;
+                let offset = batch.offset(step.range.start);
+                let _watched = shared.watchdog.watch(self.name.partition, offset);
                 let setting = Setting {
                     handler: &shared.handler,
                     lane: &self.name,
@@ -270,10 +281,12 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
                         shared.totals.check(counts, shared.config.max_dead_letter_ratio)
                     },
                 };
-                let limit = shared.config.handler_timeout * 2 + Duration::from_secs(30);
+                let limit = shared.config.transaction_timeout();
                 let piece = run_piece(&mut connection, &setting, batch, &plan, step.range.clone());
                 tokio::time::timeout(limit, piece).await
             };
+            // Whatever is waited for now, nothing is in work.
+            drop(in_work);
             let Ok(ended) = ended else {
                 // The server has gone silent. What it made of the transaction, it will tell.
                 self.back_off(1, "database: no answer").await?;
@@ -374,6 +387,7 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
             Ok(Ok(committed)) => {
                 self.connection = Some(connection);
                 self.database_next = committed.database_next;
+                self.caution = Caution::Trusting;
                 self.store(offset);
                 Ok(())
             }

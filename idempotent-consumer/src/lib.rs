@@ -103,7 +103,9 @@ mod retry;
 mod shared;
 mod start;
 mod store;
+pub mod suspects;
 pub mod test_kit;
+mod watchdog;
 pub mod window;
 
 /// Publishing records with a known end, and the topics they go to.

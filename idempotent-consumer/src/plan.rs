@@ -93,11 +93,6 @@ impl Plan {
             .collect();
     }
 
-    /// The message is to be dead-lettered without being tried.
-    pub fn doom(&mut self, index: usize, verdict: Verdict) {
-        self.doomed.insert(index, verdict);
-    }
-
     /// The next piece; the same one again until [`committed`](Self::committed) or one of the
     /// failures is reported. `None` when all is done.
     pub fn next_step(&mut self) -> Option<Step> {

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Instant;
 
 use sqlx::postgres::PgConnectOptions;
-use tokio::sync::Semaphore;
+use tokio::sync::{RwLock, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::batch::PieceError;
@@ -15,6 +15,7 @@ use crate::kafka::facts::Facts;
 use crate::kafka::identity::TopicIdentity;
 use crate::kafka::owner::Command;
 use crate::store::batch::Counts;
+use crate::watchdog::Watchdog;
 
 /// Shared by all lanes of an engine.
 pub(crate) struct Shared<H, D> {
@@ -25,6 +26,10 @@ pub(crate) struct Shared<H, D> {
     pub facts: Arc<Facts>,
     pub identity: Arc<TopicIdentity>,
     pub health: Arc<Health>,
+    /// Read-locked by whoever has messages in work; write-locked by whoever has to be alone. Taken
+    /// before a permit, or two lanes could wait for each other.
+    pub alone: RwLock<()>,
+    pub watchdog: Arc<Watchdog>,
     /// One for each transaction that may be under way.
     pub permits: Semaphore,
     pub commands: mpsc::Sender<Command>,

@@ -106,6 +106,8 @@ share.coordinator.state.topic.min.isr=1
 group.initial.rebalance.delay.ms=0
 # After SIGKILL the broker may come back only when its old session is over: by default 9 s.
 broker.session.timeout.ms=3000
+# Tests that kill consumers want them to be taken for dead before 6 s have passed.
+group.min.session.timeout.ms=500
 broker.heartbeat.interval.ms=500
 "
     );

@@ -61,6 +61,10 @@ pub(crate) struct RunArgs {
     #[arg(long, env = "ORDER_CONSUMER_MAX_ATTEMPTS", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..), hide_env_values = true)]
     max_attempts: u32,
 
+    /// How often a message may end the process, tried alone, before it is dead-lettered
+    #[arg(long, env = "ORDER_CONSUMER_MAX_CRASHES", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..), hide_env_values = true)]
+    max_crashes: u32,
+
     /// First wait before a message is tried again; doubles up to --retry-backoff-max
     #[arg(long, env = "ORDER_CONSUMER_RETRY_BACKOFF", default_value = "1s", value_parser = parse_duration, value_name = "DURATION", hide_env_values = true)]
     retry_backoff: Duration,
@@ -141,6 +145,7 @@ impl RunArgs {
             batch_bytes: self.batch_bytes,
             batch_linger: self.batch_linger,
             max_attempts: self.max_attempts,
+            max_crashes: self.max_crashes,
             retry_backoff: Backoff { base: self.retry_backoff, cap: self.retry_backoff_max },
             handler_timeout: self.handler_timeout,
             max_dead_letter_ratio: self.max_dead_letter_ratio,

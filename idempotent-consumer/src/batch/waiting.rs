@@ -110,6 +110,7 @@ async fn free_among<B>(
                 [*id, of_conflict(message)].iter().any(|id| holders.get(id) == Some(fingerprint));
             match opened.memory.unclaimed(*id, items[*at].record()) {
                 _ if is_held => Some((*at, Some(Waits::Done))),
+                _ if items[*at].waits_for_nobody => Some((*at, None)),
                 Unclaimed::Settled => Some((*at, Some(Waits::Done))),
                 Unclaimed::OutsideWindow => Some((*at, None)),
                 Unclaimed::New => None,

@@ -16,6 +16,9 @@ pub struct PartitionProgress {
     pub topic_id: String,
     /// Everything below it has its outcome, or waits in the retry queue.
     pub next_offset: i64,
+    /// The offset behind the messages over which a consumer may have ended, from `next_offset` on;
+    /// `None` if none are suspected.
+    pub suspects_end: Option<i64>,
     /// Messages applied.
     pub applied: i64,
     /// Records found to have their outcome already.
@@ -132,6 +135,7 @@ pub async fn partitions(
     sqlx::query(
         r"
         SELECT partition, topic_id, next_offset, applied, duplicates, dead_lettered, skipped, owner,
+               CASE WHEN handed_out > next_offset THEN handed_out END AS suspects_end,
                CASE WHEN applied + duplicates + dead_lettered + skipped > 0
                     THEN extract(epoch FROM clock_timestamp() - updated_at)::float8
                END AS last_progress_age_seconds
@@ -147,6 +151,7 @@ pub async fn partitions(
             partition: row.try_get("partition")?,
             topic_id: row.try_get("topic_id")?,
             next_offset: row.try_get("next_offset")?,
+            suspects_end: row.try_get("suspects_end")?,
             applied: row.try_get("applied")?,
             duplicates: row.try_get("duplicates")?,
             dead_lettered: row.try_get("dead_lettered")?,

@@ -75,6 +75,7 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
         let Some(progress) = self.take_over().await.map_err(|e| format!("database: {e}"))? else {
             return self.wait_until_drained(&facts).await;
         };
+        self.note_how_it_was_left(&progress, facts.log_end);
         if progress.next_offset > facts.log_end {
             // The lane before us may have gone on while we waited for it.
             if let Some(now) = self.facts(self.name.partition).await? {

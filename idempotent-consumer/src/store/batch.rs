@@ -315,6 +315,7 @@ impl<'c> Claimed<'c> {
             r"
             UPDATE partition_progress
                SET next_offset = GREATEST(next_offset, $6),
+                   handed_out = GREATEST(handed_out, $6),
                    applied = applied + $7,
                    duplicates = duplicates + $8,
                    dead_lettered = dead_lettered + $9,

@@ -9,3 +9,4 @@ pub(crate) mod position;
 pub(crate) mod retention;
 pub(crate) mod retry_queue;
 pub(crate) mod scope;
+pub(crate) mod suspects;

@@ -1,6 +1,7 @@
 //! `partition_progress` outside of a batch: registering partitions, taking one over, accepting a
 //! new beginning.
 
+use sqlx::types::time::OffsetDateTime;
 use sqlx::{Connection, PgConnection, Row};
 
 use super::batch::LaneName;
@@ -12,6 +13,12 @@ pub(crate) struct Progress {
     pub next_offset: i64,
     /// Who owned the partition until now.
     pub previous_owner: String,
+    /// The offset behind the last record that went into work.
+    pub handed_out: i64,
+    /// Whether the lane before gave the partition back.
+    pub clean: bool,
+    /// The database's clock at the taking over.
+    pub at: OffsetDateTime,
 }
 
 /// Writes a row for each partition the topic has, if the group has none for this topic yet. A
@@ -32,8 +39,8 @@ pub(crate) async fn register(
     sqlx::query(
         r"
         INSERT INTO partition_progress
-               (consumer_group, topic, partition, topic_id, next_offset, owner)
-        SELECT $1, $2, partition, $3, log_start, ''
+               (consumer_group, topic, partition, topic_id, next_offset, handed_out, owner)
+        SELECT $1, $2, partition, $3, log_start, log_start, ''
           FROM unnest($4::integer[], $5::bigint[]) AS known (partition, log_start)
          WHERE NOT EXISTS (
                    SELECT FROM partition_progress WHERE consumer_group = $1 AND topic = $2
@@ -74,7 +81,7 @@ pub(crate) async fn take_over(
     let mut transaction = connection.begin().await?;
     let row = sqlx::query(
         r"
-        SELECT owner, topic_id, next_offset
+        SELECT owner, topic_id, next_offset, handed_out, clean, clock_timestamp() AS at
           FROM partition_progress
          WHERE consumer_group = $1 AND topic = $2 AND partition = $3
            FOR UPDATE
@@ -89,7 +96,8 @@ pub(crate) async fn take_over(
     sqlx::query(
         r"
         UPDATE partition_progress
-           SET owner = $4
+           SET owner = $4,
+               clean = false
          WHERE consumer_group = $1 AND topic = $2 AND partition = $3
         ",
     )
@@ -104,6 +112,9 @@ pub(crate) async fn take_over(
         topic_id: row.try_get("topic_id")?,
         next_offset: row.try_get("next_offset")?,
         previous_owner: row.try_get("owner")?,
+        handed_out: row.try_get("handed_out")?,
+        clean: row.try_get("clean")?,
+        at: row.try_get("at")?,
     }))
 }
 
@@ -136,8 +147,8 @@ pub(crate) async fn add(
     sqlx::query(
         r"
         INSERT INTO partition_progress
-               (consumer_group, topic, partition, topic_id, next_offset, owner)
-        VALUES ($1, $2, $3, $4, $5, $6)
+               (consumer_group, topic, partition, topic_id, next_offset, handed_out, owner)
+        VALUES ($1, $2, $3, $4, $5, $5, $6)
             ON CONFLICT DO NOTHING
         ",
     )
@@ -180,7 +191,8 @@ pub(crate) async fn record_lost(
     sqlx::query(
         r"
         UPDATE partition_progress
-           SET next_offset = GREATEST(next_offset, $5)
+           SET next_offset = GREATEST(next_offset, $5),
+               handed_out = GREATEST(handed_out, $5)
          WHERE consumer_group = $1 AND topic = $2 AND partition = $3 AND owner = $4
         ",
     )
@@ -228,6 +240,10 @@ pub(crate) async fn accept(
         UPDATE partition_progress
            SET topic_id = $4,
                next_offset = $5,
+               handed_out = $5,
+               clean = true,
+               charged_offset = NULL,
+               charges = 0,
                accepted_batch_seq = (SELECT last_value FROM batch_seq),
                updated_at = now()
           FROM before

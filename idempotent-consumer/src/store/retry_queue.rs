@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::batch::LaneName;
 use crate::deferral::KeyHash;
+use crate::failure::FailureClass;
 use crate::message::{Fingerprint, Headers, MessageId, PartitionKey, Record};
 use crate::outcome::Verdict;
 
@@ -259,8 +260,10 @@ pub(crate) struct Due {
     pub fails_its_batch: bool,
     /// It is of a log that an operator has given up.
     pub of_old_log: bool,
-    /// Who wants it dead-lettered, and what its last failure was.
-    pub given_up: Option<(String, Option<String>)>,
+    /// A process may have ended over it: it is to be tried alone.
+    pub is_suspect: bool,
+    /// It is to be dead-lettered without being looked at.
+    pub doomed: Option<Verdict>,
 }
 
 /// Messages that are due, by the order of the log: of each key the oldest, and if that one has
@@ -270,6 +273,7 @@ pub(crate) async fn due(
     lane: &LaneName,
     max_rows: usize,
     max_bytes: usize,
+    suspects_due_before: Option<OffsetDateTime>,
 ) -> Result<Vec<Due>, sqlx::Error> {
     let max_rows = i64::try_from(max_rows).unwrap_or(i64::MAX);
     let rows = sqlx::query(
@@ -306,7 +310,8 @@ pub(crate) async fn due(
         )
         SELECT queue_no, topic_id, "offset", record_timestamp_ms, key, value, headers, attempts,
                first_failed_at, given_up_by, error_message,
-               coalesce(error_code <> 'retry', false) AS fails_its_batch, of_old_log
+               coalesce(error_code <> 'retry', false) AS fails_its_batch, of_old_log,
+               charges > 0 OR coalesce(next_attempt_at <= $6, false) AS is_suspect
           FROM sized
           JOIN retry_queue USING (queue_no)
          WHERE place = 1 OR (place <= $4 AND up_to_here <= $5)
@@ -318,6 +323,7 @@ pub(crate) async fn due(
     .bind(lane.partition)
     .bind(max_rows)
     .bind(i64::try_from(max_bytes).unwrap_or(i64::MAX))
+    .bind(suspects_due_before)
     .fetch_all(connection)
     .await?;
     rows.into_iter()
@@ -326,16 +332,23 @@ pub(crate) async fn due(
             let headers = Headers::from_json(&headers).ok_or_else(|| {
                 sqlx::Error::Decode("retry_queue.headers is not of our form".into())
             })?;
+            let attempts = row.try_get::<i32, _>("attempts")?.cast_unsigned();
             let given_up_by: Option<String> = row.try_get("given_up_by")?;
             let last_error: Option<String> = row.try_get("error_message")?;
+            let doomed = given_up_by.map(|who| {
+                let last_error = last_error.as_deref().unwrap_or("it had not been tried");
+                let text = format!("given up by {who}: {last_error}");
+                Verdict::new(FailureClass::Retryable, "given_up", text, attempts)
+            });
             Ok(Due {
                 queue_no: row.try_get("queue_no")?,
                 topic_id: row.try_get("topic_id")?,
-                attempts: row.try_get::<i32, _>("attempts")?.cast_unsigned(),
+                attempts,
                 first_failed_at: row.try_get("first_failed_at")?,
                 fails_its_batch: row.try_get("fails_its_batch")?,
                 of_old_log: row.try_get("of_old_log")?,
-                given_up: given_up_by.map(|who| (who, last_error)),
+                is_suspect: row.try_get("is_suspect")?,
+                doomed,
                 record: Record {
                     source: PartitionKey { topic: lane.topic.clone(), partition: lane.partition },
                     offset: row.try_get("offset")?,

@@ -1,23 +1,8 @@
 //! The example runs, and counts.
 
-use std::path::PathBuf;
 use std::process::Command;
 
-use crate::support::World;
-
-/// Where `cargo test` puts examples, beside the test binaries. Built here, since a run of this
-/// test binary alone does not build them.
-fn page_views() -> PathBuf {
-    let built = Command::new(env!("CARGO"))
-        .args(["build", "--quiet", "--package", env!("CARGO_PKG_NAME"), "--example", "page_views"])
-        .status()
-        .unwrap();
-    assert!(built.success());
-    let mut path = std::env::current_exe().unwrap();
-    path.pop();
-    path.pop();
-    path.join("examples").join("page_views")
-}
+use crate::support::{World, example};
 
 #[tokio::test]
 async fn the_example_counts_each_page_view_once_and_publishes_every_hundredth() {
@@ -36,7 +21,7 @@ async fn the_example_counts_each_page_view_once_and_publishes_every_hundredth() 
     let (url, topic, to) =
         (world.database_url.clone(), world.config.topic.clone(), milestones.clone());
     let output = tokio::task::spawn_blocking(move || {
-        Command::new(page_views())
+        Command::new(example("page_views"))
             .env("KAFKA_BOOTSTRAP_SERVERS", servers)
             .env("DATABASE_URL", url)
             .env("TOPIC", topic)

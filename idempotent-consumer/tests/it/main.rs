@@ -7,3 +7,4 @@ mod example;
 mod handlers;
 mod retries;
 mod support;
+mod suspects;

@@ -1,5 +1,7 @@
 //! A topic, a database and an engine for each test.
 
+use std::path::PathBuf;
+use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -10,6 +12,20 @@ use idempotent_consumer::{
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
+
+/// Where `cargo test` puts examples, beside the test binaries. Built here, since a run of this
+/// test binary alone does not build them.
+pub(crate) fn example(name: &str) -> PathBuf {
+    let built = Command::new(env!("CARGO"))
+        .args(["build", "--quiet", "--package", env!("CARGO_PKG_NAME"), "--example", name])
+        .status()
+        .unwrap();
+    assert!(built.success());
+    let mut path = std::env::current_exe().unwrap();
+    path.pop();
+    path.pop();
+    path.join("examples").join(name)
+}
 
 /// A topic, of one partition unless said otherwise, and a database with one table of effects.
 pub(crate) struct World {
@@ -67,6 +83,11 @@ impl World {
     /// Hands over a number with a key.
     pub(crate) fn send_keyed(&self, number: i64, key: Option<&str>) {
         self.publish(number, &number.to_string(), key);
+    }
+
+    /// Hands over a message whose id is made of a number, with a key.
+    pub(crate) fn send_as(&self, id: i64, value: &str, key: &str) {
+        self.publish(id, value, Some(key));
     }
 
     /// Hands over a message whose id is made of a number.

@@ -43,6 +43,8 @@ pub(super) struct PartitionLine {
     pub(super) number: i32,
     /// `None` if no consumer has begun with it.
     pub(super) next_offset: Option<i64>,
+    /// Behind the messages over which a consumer may have ended, from `next_offset` on.
+    pub(super) suspects_end: Option<i64>,
     pub(super) log_start: Option<i64>,
     pub(super) log_end: Option<i64>,
     pub(super) committed: Option<i64>,
@@ -163,6 +165,7 @@ fn partition(
     PartitionLine {
         number,
         next_offset,
+        suspects_end: row.and_then(|row| row.suspects_end),
         log_start: bounds.map(|bounds| bounds.log_start),
         log_end: bounds.map(|bounds| bounds.log_end),
         committed: bounds.and_then(|bounds| bounds.committed),
@@ -204,6 +207,7 @@ mod tests {
             partition,
             topic_id: "id".to_owned(),
             next_offset,
+            suspects_end: None,
             applied: 2,
             duplicates: 1,
             dead_lettered: 0,

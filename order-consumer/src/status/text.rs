@@ -37,6 +37,7 @@ fn write_all(
     write_dead_letters(out, status)?;
     write_outbox(out, status)?;
     write_ages(out, status)?;
+    write_suspects(out, status)?;
     write_lost(out, status)?;
     write_stopped(out, status, options)
 }
@@ -196,6 +197,22 @@ fn write_ages(out: &mut String, status: &Status) -> std::fmt::Result {
     ] {
         let text = seconds.map_or("-".to_owned(), |seconds| format!("{} ago", age(seconds)));
         writeln!(out, "{what}: {text}")?;
+    }
+    Ok(())
+}
+
+fn write_suspects(out: &mut String, status: &Status) -> std::fmt::Result {
+    for row in &status.partitions {
+        if let (Some(next), Some(end)) = (row.next_offset, row.suspects_end) {
+            writeln!(
+                out,
+                "suspected: {}[{}] offsets {next} to {}: a consumer may have ended over one of them, \
+                 so they are tried one at a time",
+                status.topic,
+                row.number,
+                end - 1
+            )?;
+        }
     }
     Ok(())
 }

@@ -1,0 +1,223 @@
+//! How a lane treats messages where a process has ended in its work before, see
+//! [`crate::suspects`].
+
+use std::sync::Arc;
+
+use tokio::sync::{RwLockReadGuard, RwLockWriteGuard};
+
+use super::{Lane, Leave, within};
+use crate::batch::Batch;
+use crate::handler::{Decoder, Handler};
+use crate::message::Record;
+use crate::plan::Plan;
+use crate::store::position::Progress;
+use crate::store::retry_queue::Due;
+use crate::store::suspects;
+use crate::suspects::{Caution, verdict};
+
+/// While it lives, messages may be in work.
+pub(super) enum InWork<'a> {
+    /// Beside those of other lanes.
+    Beside { _guard: RwLockReadGuard<'a, ()> },
+    /// Nothing else is, in the whole process.
+    Alone { _guard: RwLockWriteGuard<'a, ()> },
+}
+
+impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
+    /// What the row says of the lane before this one.
+    pub(super) fn note_how_it_was_left(&mut self, progress: &Progress, log_end: i64) {
+        if progress.previous_owner == self.name.owner {
+            // This lane itself, somewhere else in the log.
+            return;
+        }
+        let Progress { clean, next_offset, handed_out, .. } = *progress;
+        let behind = usize::try_from(log_end - next_offset).unwrap_or(0);
+        let in_work = self.shared.config.batch_size.min(behind);
+        self.caution = Caution::on_taking_over(clean, next_offset, handed_out, in_work);
+        self.suspects_due_before = (!clean || handed_out > next_offset).then_some(progress.at);
+        match self.caution {
+            Caution::Trusting => {}
+            Caution::Careful { .. } => tracing::info!(
+                partition = %self.label,
+                "the consumer before this one ended without giving the partition back"
+            ),
+            Caution::Alone { until } => tracing::warn!(
+                partition = %self.label, from = next_offset, until,
+                "a consumer ended while it worked on these messages, and one before it had ended as \
+                 well: they are tried one at a time"
+            ),
+        }
+    }
+
+    /// Waits until messages may go into work.
+    pub(super) async fn in_work<'a>(
+        &self,
+        alone: bool,
+        lock: &'a tokio::sync::RwLock<()>,
+    ) -> Result<InWork<'a>, Leave> {
+        tokio::select! {
+            biased;
+            () = self.cancel.cancelled() => Err(Leave::Cancelled),
+            guard = lock.write(), if alone => Ok(InWork::Alone { _guard: guard }),
+            guard = lock.read(), if !alone => Ok(InWork::Beside { _guard: guard }),
+        }
+    }
+
+    /// Works records of the log off, as carefully as they have to be.
+    pub(super) async fn apply(&mut self, mut records: Vec<Record>) -> Result<(), Leave> {
+        match self.caution {
+            Caution::Trusting => self.apply_together(records).await,
+            Caution::Careful { .. } => {
+                let messages = records.len();
+                if let Some(last) = records.last() {
+                    self.hand_out(last.offset + 1).await?;
+                }
+                self.apply_together(records).await?;
+                self.relax(messages);
+                Ok(())
+            }
+            Caution::Alone { until } => {
+                // Those below have their outcome; read again, they are no suspects.
+                let first = records.partition_point(|record| record.offset < self.database_next);
+                let end = records.partition_point(|record| record.offset < until).max(first);
+                let behind = records.split_off(end);
+                let suspects = records.split_off(first);
+                self.apply_together(records).await?;
+                for record in suspects {
+                    self.apply_alone(record).await?;
+                    self.relax(1);
+                }
+                if !behind.is_empty() {
+                    self.caution = Caution::Trusting;
+                }
+                self.apply_together(behind).await
+            }
+        }
+    }
+
+    /// So many messages are through.
+    fn relax(&mut self, messages: usize) {
+        self.caution = self.caution.after(messages, self.database_next);
+        if self.caution == Caution::Trusting {
+            tracing::info!(partition = %self.label, "no message is suspected any more");
+        }
+    }
+
+    async fn apply_together(&mut self, records: Vec<Record>) -> Result<(), Leave> {
+        let Some(first) = records.first().map(|record| record.offset) else { return Ok(()) };
+        let shared = Arc::clone(&self.shared);
+        let batch = {
+            let _in_work = self.in_work(false, &shared.alone).await?;
+            let _watched = shared.watchdog.watch(self.name.partition, first);
+            let id_mode = &shared.config.message_id_from;
+            Batch::from_log(records, &self.topic_id, id_mode, &shared.decoder)
+        };
+        let plan = Plan::new(vec![0; batch.len()], shared.config.max_attempts);
+        self.process(&batch, plan, false).await
+    }
+
+    /// A decoder may end the process as well as a handler may, so the charge comes first.
+    async fn apply_alone(&mut self, record: Record) -> Result<(), Leave> {
+        let shared = Arc::clone(&self.shared);
+        let batch = {
+            let _in_work = self.in_work(true, &shared.alone).await?;
+            let charges = {
+                let Some(connection) = &mut self.connection else { return Err(Leave::Reposition) };
+                let charge =
+                    suspects::charge(connection, &self.name, &shared.process, record.offset);
+                within(charge).await
+            };
+            let guilty = match self.charged(charges).await? {
+                Some(charges) => verdict(charges, shared.config.max_crashes),
+                None => return Err(Leave::Reposition),
+            };
+            let _watched = shared.watchdog.watch(self.name.partition, record.offset);
+            let id_mode = &shared.config.message_id_from;
+            match guilty {
+                Some(verdict) => {
+                    tracing::warn!(partition = %self.label, offset = record.offset, "{}", verdict.text);
+                    Batch::doomed(record, &self.topic_id, id_mode, verdict)
+                }
+                None => Batch::from_log(vec![record], &self.topic_id, id_mode, &shared.decoder),
+            }
+        };
+        let plan = Plan::new(vec![0], shared.config.max_attempts);
+        self.process(&batch, plan, true).await
+    }
+
+    /// Works messages of the retry queue off: the first alone if it is a suspect, or those up to
+    /// the first suspect.
+    pub(super) async fn apply_due(&mut self, mut due: Vec<Due>) -> Result<(), Leave> {
+        let shared = Arc::clone(&self.shared);
+        let alone = due.first().is_some_and(|due| due.is_suspect);
+        due.truncate(if alone {
+            1
+        } else {
+            due.iter().position(|due| due.is_suspect).unwrap_or(due.len())
+        });
+        let Some(first) = due.first().map(|due| (due.queue_no, due.record.offset)) else {
+            return Ok(());
+        };
+        let attempts = due.iter().map(|due| due.attempts).collect();
+        let mut plan = Plan::new(attempts, shared.config.max_attempts);
+        let failing: Vec<usize> =
+            (0..due.len()).filter(|index| due[*index].fails_its_batch).collect();
+        plan.isolate(&failing);
+        let batch = {
+            let _in_work = self.in_work(alone, &shared.alone).await?;
+            if alone {
+                let Some(connection) = &mut self.connection else { return Err(Leave::Reposition) };
+                let charge = suspects::charge_waiting(connection, &shared.process, first.0);
+                let charges = within(charge).await;
+                // One that is gone has had its outcome by somebody else's hand.
+                let Some(charges) = self.charged(charges).await? else { return Ok(()) };
+                if let Some(verdict) = verdict(charges, shared.config.max_crashes) {
+                    tracing::warn!(partition = %self.label, offset = first.1, "{}", verdict.text);
+                    due[0].doomed = Some(verdict);
+                }
+            }
+            let _watched = shared.watchdog.watch(self.name.partition, first.1);
+            Batch::from_retry_queue(due, &shared.config.message_id_from, &shared.decoder)
+        };
+        self.process(&batch, plan, alone).await
+    }
+
+    async fn hand_out(&mut self, up_to: i64) -> Result<(), Leave> {
+        let Some(connection) = &mut self.connection else { return Err(Leave::Reposition) };
+        match within(suspects::hand_out(connection, &self.name, up_to)).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Leave::Reposition),
+            Err(error) => self.lost_sight(&error).await,
+        }
+    }
+
+    async fn charged(
+        &mut self,
+        charges: Result<Option<u32>, sqlx::Error>,
+    ) -> Result<Option<u32>, Leave> {
+        match charges {
+            Ok(charges) => Ok(charges),
+            Err(error) => {
+                self.lost_sight(&error).await?;
+                Err(Leave::Reposition)
+            }
+        }
+    }
+
+    /// The end of the lane, and not of the process: nothing that it had in work is to blame.
+    pub(super) async fn give_back(&mut self) {
+        let Some(mut connection) = self.connection.take() else { return };
+        let given_back = suspects::give_back(
+            &mut connection,
+            &self.name,
+            &self.shared.process,
+            self.caution.is_clean(),
+            matches!(self.caution, Caution::Alone { .. }),
+        );
+        if let Err(error) = within(given_back).await {
+            tracing::debug!(partition = %self.label, %error, "the partition could not be given back");
+            return;
+        }
+        let _ = sqlx::Connection::close(connection).await;
+    }
+}
