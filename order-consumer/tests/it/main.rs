@@ -6,6 +6,7 @@
 mod commands;
 mod crash;
 mod dedup;
+mod guards;
 mod handler;
 mod limits;
 mod poison;

@@ -1,0 +1,285 @@
+#!/usr/bin/env python3
+"""Breaks each guard in turn, and shows which tests go red.
+
+  .ci/mutations.py            breaks them all; takes about two minutes each
+  .ci/mutations.py NAME …     only these
+  .ci/mutations.py --check    only sees that each still fits the code (quick; part of .ci/run)
+  .ci/mutations.py --write    breaks them all, and writes the table of docs/guarantees.md
+
+Works on a copy under target/mutations, with a build folder of its own. Exits with 1 if a guard can
+be broken without a test going red, or if one does not fit any more.
+"""
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+COPY = ROOT / "target" / "mutations" / "tree"
+BUILD = ROOT / "target" / "mutations" / "build"
+LIMIT_SECONDS = 1200
+
+ENGINE = "idempotent-consumer/src/"
+LIBRARY = ["--package", "idempotent-consumer", "--lib"]
+ENGINE_TESTS = ["--package", "idempotent-consumer", "--test", "it"]
+CONSUMER_TESTS = ["--package", "order-consumer", "--test", "it"]
+PRODUCER_TESTS = ["--package", "order-producer", "--test", "it"]
+
+
+class Mutation:
+    def __init__(self, name, what, edits, *tests):
+        self.name, self.what, self.edits, self.tests = name, what, edits, tests
+
+
+MUTATIONS = [
+    Mutation(
+        "offset-before-commit",
+        "Kafka's offset is stored before the transaction",
+        [(ENGINE + "lane.rs",
+          "            let begun = Instant::now();\n",
+          "            let begun = Instant::now();\n"
+          "            if !batch.is_from_retry_queue() {\n"
+          "                self.store(batch.offset(step.range.end - 1) + 1);\n"
+          "            }\n")],
+        (CONSUMER_TESTS, "an_offset_is_never_committed_before_its_transaction"),
+    ),
+    Mutation(
+        "claim-outside-the-transaction",
+        "claims are committed on their own, before the effects",
+        [(ENGINE + "store/batch.rs",
+          "        let result = self.insert_claims(claims, batch, offsets).await?;\n",
+          "        let result = self.insert_claims(claims, batch, offsets).await?;\n"
+          "        sqlx::raw_sql(\"COMMIT; BEGIN\").execute(&mut *self.transaction).await?;\n"
+          "        self.xact = sqlx::query_scalar(\"SELECT pg_current_xact_id()::text\")\n"
+          "            .fetch_one(&mut *self.transaction)\n"
+          "            .await?;\n")],
+        (ENGINE_TESTS, "a_failure_of_the_world_around_is_waited_out_and_counts_no_attempt"),
+    ),
+    Mutation(
+        "claim-and-comparison-in-one-statement",
+        "who holds an id is read with the snapshot of the claim",
+        [(ENGINE + "store/batch.rs",
+          "        let won: Vec<Uuid> = sqlx::query_scalar(\n            r#\"\n            INSERT",
+          "        let held = holders(&mut self.transaction, &self.lane.group, &ids).await?;\n"
+          "        let won: Vec<Uuid> = sqlx::query_scalar(\n            r#\"\n            INSERT"),
+         (ENGINE + "store/batch.rs",
+          "        result.held = holders(&mut self.transaction, &self.lane.group, &lost).await?;\n",
+          "        let ours: HashMap<MessageId, Fingerprint> =\n"
+          "            claims.iter().map(|claim| (claim.id, batch[claim.index].fingerprint)).collect();\n"
+          "        result.held = lost\n"
+          "            .into_iter()\n"
+          "            .map(MessageId)\n"
+          "            .map(|id| (id, held.get(&id).copied().unwrap_or(ours[&id])))\n"
+          "            .collect();\n")],
+        (CONSUMER_TESTS, "an_id_that_is_claimed_meanwhile_with_other_content_is_a_conflict"),
+    ),
+    Mutation(
+        "no-folding",
+        "each message of a batch whose id was won counts as new",
+        [(ENGINE + "outcome.rs",
+          "                match first_in_batch.entry(message.id) {\n",
+          "                first_in_batch.clear();\n"
+          "                match first_in_batch.entry(message.id) {\n")],
+        (LIBRARY, "however_messages_are_cut_into_batches_each_id_is_fresh_exactly_once"),
+        (CONSUMER_TESTS, "a_message_twice_in_one_batch_is_applied_once"),
+    ),
+    Mutation(
+        "conflict-is-a-duplicate",
+        "another payload under a used id counts as a duplicate",
+        [(ENGINE + "outcome.rs",
+          "            Ok(if owner == message.fingerprint {\n",
+          "            Ok(if owner == message.fingerprint || !result.held.is_empty() {\n")],
+        (CONSUMER_TESTS, "another_payload_under_a_used_id_is_one_dead_letter_however_often_it_comes"),
+    ),
+    Mutation(
+        "unsorted-claims",
+        "ids are claimed in the order of the batch",
+        [(ENGINE + "outcome.rs",
+          "    claims.dedup_by_key(|claim| claim.id);\n",
+          "    claims.dedup_by_key(|claim| claim.id);\n    claims.sort_by_key(|claim| claim.index);\n")],
+        (LIBRARY, "however_messages_are_cut_into_batches_each_id_is_fresh_exactly_once"),
+    ),
+    Mutation(
+        "relay-deletes-first",
+        "the relay removes rows before Kafka has acknowledged them",
+        [(ENGINE + "relay.rs",
+          "            let mut round = Round::new(rows);\n",
+          "            let ids: Vec<i64> = rows.iter().map(|row| row.id).collect();\n"
+          "            outbox::delete(&mut connection, &ids).await?;\n"
+          "            let mut round = Round::new(rows);\n")],
+        (CONSUMER_TESTS, "a_dead_letter_leaves_the_outbox_only_once_its_topic_has_it"),
+    ),
+    Mutation(
+        "start-from-kafka-alone",
+        "a lane starts from Kafka's offset and does not ask the database",
+        [(ENGINE + "start.rs",
+          "committed.min(next_offset)",
+          "committed")],
+        (LIBRARY, "nothing_that_is_in_the_log_and_not_in_the_database_is_ever_skipped"),
+        (CONSUMER_TESTS, "a_database_set_back_is_caught_up_from_kafka_whose_offsets_stand_ahead"),
+    ),
+    Mutation(
+        "retry-queue-not-looked-up",
+        "messages do not look whether one of their key waits",
+        [(ENGINE + "batch/waiting.rs",
+          "    let looks_up = opened.has_queue && batch.origin == Origin::Log;\n",
+          "    let looks_up = opened.has_queue && batch.origin == Origin::Log && range.is_empty();\n")],
+        (ENGINE_TESTS, "whatever_fails_and_whoever_comes_and_goes_outcomes_and_order_are_those_of_the_model"),
+    ),
+    Mutation(
+        "window-not-checked",
+        "a message older than the dedup window is applied",
+        [(ENGINE + "window.rs",
+          "            Unclaimed::OutsideWindow if message.content == Content::Usable => {\n",
+          "            Unclaimed::OutsideWindow if message.id.0.is_nil() => {\n")],
+        (CONSUMER_TESTS, "what_was_purged_is_not_applied_again_from_its_old_place_or_sent_anew"),
+    ),
+    Mutation(
+        "lost-commit-is-a-commit",
+        "a commit whose answer was lost counts as done",
+        [(ENGINE + "lane/recovery.rs",
+          "            Witness::Progress => next_offset == committed.database_next,\n",
+          "            Witness::Progress => next_offset <= committed.database_next,\n")],
+        (CONSUMER_TESTS, "a_commit_that_never_reached_the_server_is_done_again"),
+    ),
+    Mutation(
+        "topic-identity-not-asked",
+        "records of a topic created anew are taken for those of the old one",
+        [(ENGINE + "batch.rs",
+          "        if topic_id.as_deref() != Some(setting.topic_id) {\n",
+          "        if topic_id.is_none() {\n")],
+        (CONSUMER_TESTS, "a_topic_created_anew_behind_the_consumers_back_is_not_read_on_in_its_middle"),
+    ),
+    Mutation(
+        "crashes-not-counted",
+        "a message that ends the process is tried for ever",
+        [(ENGINE + "suspects.rs",
+          "    (ended >= max_crashes.max(1)).then(|| {\n",
+          "    (ended >= max_crashes.max(1_000)).then(|| {\n")],
+        (LIBRARY, "a_message_that_kills_is_found_after_a_bounded_number_of_deaths_and_no_other_is_charged"),
+    ),
+    Mutation(
+        "durability-left-to-the-database",
+        "sessions keep synchronous_commit = off where the database has it",
+        [(ENGINE + "store/connect.rs",
+          "            raise_synchronous_commit(Scope::Transaction),\n",
+          "            \"\",\n")],
+        (ENGINE_TESTS, "a_transaction_is_durable_and_read_committed_whatever_the_databases_defaults_are"),
+    ),
+    Mutation(
+        "partitioner-of-librdkafka",
+        "the producer leaves the choice of the partition to librdkafka",
+        [(ENGINE + "kafka/publisher.rs",
+          "            .set(\"partitioner\", \"murmur2_random\")\n",
+          "            .set(\"partitioner\", \"consistent_random\")\n")],
+        (PRODUCER_TESTS, "a_key_goes_to_the_partition_that_the_java_client_chooses"),
+    ),
+]
+
+
+def apply(mutation, tree):
+    """Edits the tree; returns what does not fit."""
+    for path, old, new in mutation.edits:
+        file = tree / path
+        text = file.read_text()
+        if text.count(old) != 1:
+            return f"{mutation.name}: {path} has the place {text.count(old)} times: {old.strip()!r}"
+        file.write_text(text.replace(old, new))
+    return None
+
+
+def restore(mutation):
+    for path, _, _ in mutation.edits:
+        shutil.copy2(ROOT / path, COPY / path)
+        (COPY / path).touch()
+
+
+def names_of_tests():
+    sources = [path.read_text() for path in ROOT.glob("*/**/*.rs") if "target" not in path.parts]
+    return set(re.findall(r"fn (\w+)", "\n".join(sources)))
+
+
+def check():
+    problems, known = [], names_of_tests()
+    for mutation in MUTATIONS:
+        for path, old, _ in mutation.edits:
+            count = (ROOT / path).read_text().count(old)
+            if count != 1:
+                problems.append(f"{mutation.name}: {path} has the place {count} times: {old.strip()!r}")
+        for _, test in mutation.tests:
+            if test not in known:
+                problems.append(f"{mutation.name}: there is no test {test}")
+    return problems
+
+
+def run(where, test):
+    """Whether the test is green."""
+    command = ["cargo", "test", "--quiet", "--locked", "--target-dir", str(BUILD), *where, "--", test]
+    with open(BUILD.parent / "last.log", "w") as log:
+        try:
+            done = subprocess.run(command, cwd=COPY, stdout=log, stderr=log, timeout=LIMIT_SECONDS)
+        except subprocess.TimeoutExpired:
+            return False
+    text = (BUILD.parent / "last.log").read_text()
+    if done.returncode != 0 and "could not compile" in text:
+        raise SystemExit(f"{test}: the broken code does not compile, see {BUILD.parent / 'last.log'}")
+    if done.returncode == 0 and not re.search(r"test result: ok\. [1-9]", text):
+        raise SystemExit(f"{test}: no such test ran, see {BUILD.parent / 'last.log'}")
+    return done.returncode == 0
+
+
+def table(rows):
+    lines = ["| guard broken | what then happens | goes red |", "| --- | --- | --- |"]
+    for mutation, red in rows:
+        tests = ", ".join(f"`{test}`" for test in red)
+        lines.append(f"| {mutation.name} | {mutation.what} | {tests} |")
+    return "\n".join(lines)
+
+
+def main(arguments):
+    problems = check()
+    if problems:
+        print("\n".join(problems))
+        return 1
+    if arguments == ["--check"]:
+        print(f"{len(MUTATIONS)} mutations fit the code")
+        return 0
+    wanted = [m for m in MUTATIONS if m.name in arguments] if arguments not in ([], ["--write"]) else MUTATIONS
+    if not wanted:
+        print("no such mutation; there are: " + ", ".join(m.name for m in MUTATIONS))
+        return 2
+    shutil.rmtree(COPY, ignore_errors=True)
+    COPY.parent.mkdir(parents=True, exist_ok=True)
+    ignored = shutil.ignore_patterns("target", ".git")
+    shutil.copytree(ROOT, COPY, ignore=ignored, symlinks=True)
+    rows, survived = [], []
+    for mutation in wanted:
+        begun = time.monotonic()
+        apply(mutation, COPY)
+        red = [test for where, test in mutation.tests if not run(where, test)]
+        restore(mutation)
+        green = [test for _, test in mutation.tests if test not in red]
+        seconds = time.monotonic() - begun
+        print(f"{mutation.name}: {len(red)} red, {len(green)} green {green} ({seconds:.0f} s)", flush=True)
+        rows.append((mutation, red))
+        if not red:
+            survived.append(mutation.name)
+    if survived:
+        print("broken without a test going red: " + ", ".join(survived))
+        return 1
+    if arguments == ["--write"]:
+        page = ROOT / "docs" / "guarantees.md"
+        text = page.read_text()
+        begin, end = "<!-- mutations -->\n", "<!-- end of mutations -->"
+        head, rest = text.split(begin)
+        _, tail = rest.split(end)
+        page.write_text(head + begin + table(rows) + "\n" + end + tail)
+    else:
+        print(table(rows))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
