@@ -13,6 +13,7 @@ use sqlx::types::time::OffsetDateTime;
 
 use self::waiting::{changes, waits_of};
 use crate::deferral::KeyHash;
+use crate::failpoint::failpoint;
 use crate::failure::{FailureClass, class_of, keeps_connection, sqlstate};
 use crate::handler::{Answer, Decoded, Decoder, Handler, HandlerError, Message, Outgoing, Poison};
 use crate::identity::{self, IdMode, Identity};
@@ -312,7 +313,9 @@ pub(crate) async fn run_piece<H: Handler>(
     plan: &Plan,
     range: Range<usize>,
 ) -> Result<PieceEnd, PieceError> {
+    failpoint("consumer.before_begin");
     let mut opened = Opened::begin(connection, setting.lane, setting.begin_sql).await?;
+    failpoint("consumer.after_begin");
     let waits = waits_of(&mut opened, setting, batch, plan, range.clone()).await?;
 
     // Those that do not wait, and of each its index in the batch.
@@ -337,6 +340,7 @@ pub(crate) async fn run_piece<H: Handler>(
         }
     }
     let mut claimed = opened.claim(&claims(&candidates), &candidates, &offsets).await?;
+    failpoint("consumer.after_claim");
     let standings = judge(&candidates, &claimed.result)?;
     let conflicts_won =
         claimed.claim_conflicts(&conflict_claims(&standings), &candidates, &offsets).await?;
@@ -358,6 +362,7 @@ pub(crate) async fn run_piece<H: Handler>(
     let mut answers: HashMap<usize, Answer> = HashMap::new();
     if !messages.is_empty() {
         let mut context = claimed.context();
+        failpoint("consumer.before_effects");
         let call = setting.handler.handle(&mut context, &messages);
         let called = AssertUnwindSafe(call).catch_unwind();
         let given = match tokio::time::timeout(setting.handler_timeout, called).await {
@@ -366,6 +371,7 @@ pub(crate) async fn run_piece<H: Handler>(
             Ok(Err(panic)) => return Err(PieceError::HandlerPanic(panic_text(panic.as_ref()))),
             Err(_) => return Err(PieceError::HandlerTimeout(setting.handler_timeout)),
         };
+        failpoint("consumer.after_effects");
         outgoing = context.outgoing;
         if given.len() != fresh.len() {
             return Err(PieceError::WrongAnswers { expected: fresh.len(), got: given.len() });
@@ -446,6 +452,9 @@ pub(crate) async fn run_piece<H: Handler>(
         counts,
     };
     let finished = claimed.finish(&ends).await?;
+    if !ends.dead.is_empty() {
+        failpoint("consumer.after_dead_letters");
+    }
     let database_next = finished.database_next;
     if let Some(confirmation) = &setting.confirmation {
         let topic_id = confirmation.clone().await.map_err(PieceError::LogUnknown)?;

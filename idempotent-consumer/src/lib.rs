@@ -86,6 +86,8 @@ pub mod cli;
 mod config;
 mod deferral;
 mod engine;
+#[doc(hidden)]
+pub mod failpoint;
 pub mod failure;
 pub mod handler;
 mod health;

@@ -15,6 +15,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio_util::sync::CancellationToken;
 
 use self::round::Round;
+use crate::failpoint::failpoint;
 use crate::health::Health;
 use crate::kafka::publisher::{Delivery, DeliveryError, Publication, Publisher, PublisherOptions};
 use crate::kafka::settings::KafkaSettings;
@@ -126,6 +127,7 @@ impl Relay {
         let Publishing { publisher, deliveries } = publishing;
         let mut ended: Vec<(i64, Result<(), DeliveryError>)> = Vec::new();
         loop {
+            failpoint("relay.before_send");
             hand_over(publisher, round, &mut ended);
             if round.under_way() == 0 {
                 break;
@@ -155,7 +157,9 @@ impl Relay {
         }
         let acknowledged: Vec<i64> =
             ended.iter().filter(|(_, outcome)| outcome.is_ok()).map(|(id, _)| *id).collect();
+        failpoint("relay.after_send_before_delete");
         outbox::delete(connection, &acknowledged).await?;
+        failpoint("relay.after_delete");
         metrics::counter!("idempotent_consumer_outbox_published_total")
             .increment(acknowledged.len() as u64);
         let mut unconfirmed = None;

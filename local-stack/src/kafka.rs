@@ -10,6 +10,7 @@ use crate::error::{IoContext, StackError};
 use crate::files;
 use crate::kind::Kind;
 use crate::log;
+use crate::options::Listener;
 use crate::server::{Launch, Server};
 
 /// What differs between brokers.
@@ -19,6 +20,7 @@ pub(crate) struct Setup<'a> {
     pub(crate) port: u16,
     pub(crate) controller_port: u16,
     pub(crate) properties: &'a [(String, String)],
+    pub(crate) listeners: &'a [Listener],
 }
 
 /// Prepares the folder (data that is there stays) and returns the broker, not yet started.
@@ -83,7 +85,7 @@ fn is_ready(folder: &Path, log_from: u64, _pid: u32) -> bool {
 }
 
 fn properties(setup: &Setup<'_>) -> String {
-    let Setup { folder, port, controller_port, properties } = setup;
+    let Setup { folder, port, controller_port, properties, listeners } = setup;
     let data = folder.join("data");
     let data = data.display();
     let mut text = format!(
@@ -111,6 +113,24 @@ group.min.session.timeout.ms=500
 broker.heartbeat.interval.ms=500
 "
     );
+    if !listeners.is_empty() {
+        let (mut own, mut advertised, mut protocols) =
+            (String::new(), String::new(), String::new());
+        for Listener { name, port, advertised_port } in *listeners {
+            write!(own, ",{name}://127.0.0.1:{port}").expect("writing to a String cannot fail");
+            write!(advertised, ",{name}://127.0.0.1:{advertised_port}")
+                .expect("writing to a String cannot fail");
+            write!(protocols, ",{name}:PLAINTEXT").expect("writing to a String cannot fail");
+        }
+        writeln!(
+            text,
+            "listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}{own}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port}{advertised}
+inter.broker.listener.name=PLAINTEXT
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT{protocols}"
+        )
+        .expect("writing to a String cannot fail");
+    }
     for (name, value) in *properties {
         // Of two lines for one name the last one counts.
         writeln!(text, "{name}={}", value.replace('\\', "\\\\"))
@@ -131,6 +151,7 @@ mod tests {
             port: 9092,
             controller_port: 20_001,
             properties: &own,
+            listeners: &[],
         });
         assert!(text.ends_with("message.max.bytes=2000000\n"));
         assert!(text.contains("\nlisteners=PLAINTEXT://127.0.0.1:9092,"));

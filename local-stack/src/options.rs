@@ -18,8 +18,21 @@ pub struct Options {
     pub keep_data: bool,
     /// Added to the broker's `server.properties`.
     pub kafka_properties: Vec<(String, String)>,
+    /// Further addresses of the broker, each advertised as another one: that of a proxy.
+    pub kafka_listeners: Vec<Listener>,
     /// Added to `postgresql.conf`.
     pub postgres_settings: Vec<(String, String)>,
+}
+
+/// A further address of the broker.
+#[derive(Debug, Clone)]
+pub struct Listener {
+    /// In capitals, as Kafka wants it.
+    pub name: String,
+    /// Where the broker listens.
+    pub port: u16,
+    /// What it tells clients.
+    pub advertised_port: u16,
 }
 
 impl Default for Options {
@@ -39,6 +52,7 @@ impl Options {
             postgres_port: None,
             keep_data: false,
             kafka_properties: Vec::new(),
+            kafka_listeners: Vec::new(),
             postgres_settings: Vec::new(),
         }
     }
@@ -52,6 +66,14 @@ impl Options {
     #[must_use]
     pub fn kafka_property(mut self, name: &str, value: &str) -> Options {
         self.kafka_properties.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Has the broker listen on a further port of 127.0.0.1, and tell clients that come by it to
+    /// come to another one: where a proxy before the former listens.
+    #[must_use]
+    pub fn kafka_listener(mut self, name: &str, port: u16, advertised_port: u16) -> Options {
+        self.kafka_listeners.push(Listener { name: name.to_owned(), port, advertised_port });
         self
     }
 

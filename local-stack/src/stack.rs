@@ -36,7 +36,7 @@ impl Stack {
         let home = Home::find()?;
         let dist = Dist::ensure(&home)?;
         let claim = registry::claim(&home, &options)?;
-        let Options { kafka_properties, postgres_settings, .. } = options;
+        let Options { kafka_properties, kafka_listeners, postgres_settings, .. } = options;
         let record = &claim.record;
         let endpoints = Endpoints {
             bootstrap_servers: format!("127.0.0.1:{}", record.kafka_port),
@@ -47,6 +47,7 @@ impl Stack {
             port: record.kafka_port,
             controller_port: record.controller_port,
             properties: &kafka_properties,
+            listeners: &kafka_listeners,
         };
         let kafka = kafka::prepare(&dist, &setup)?;
         let folder = claim.place.server(Kind::Postgres);

@@ -13,9 +13,14 @@ use crate::kind::Kind;
 
 /// While this lives, the end of our process ends the server. Dropping it calls it off.
 #[derive(Debug)]
-pub(crate) struct Watchdog(Child);
+pub struct Watchdog(Child);
 
 impl Watchdog {
+    /// Over a child of ours that is no server: it ends by SIGKILL.
+    pub fn over_child(pid: u32) -> Result<Watchdog, StackError> {
+        Self::over(Kind::Kafka, pid)
+    }
+
     pub(crate) fn over(kind: Kind, pid: u32) -> Result<Watchdog, StackError> {
         // A frozen server (SIGSTOP) takes the signal once it is continued. The shell ignores what
         // a terminal sends to all of its processes.

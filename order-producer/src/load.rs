@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clap::Args;
+use idempotent_consumer::failpoint::failpoint;
 use order_events::EventKind;
 use serde::Serialize;
 use time::OffsetDateTime;
@@ -227,9 +228,11 @@ fn send_all(
             Step::Duplicate(Original::Status(index)) => synth.status(index, Kind::Duplicate),
             Step::Poison(index) => poison::make(synth, index),
         };
+        failpoint("producer.before_send");
         if session.send(&message, entry, tally)? == Flow::Stop {
             return Ok(false);
         }
+        failpoint("producer.after_send_before_ack");
         tally.count_sent(&entry);
     }
     Ok(true)
@@ -312,10 +315,12 @@ impl Ends<Entry> for Tally {
                 }
             }
         }
-        match &mut self.manifest {
-            Some(manifest) => manifest.write(&entry, &outcome).context("cannot write the manifest"),
-            None => Ok(()),
+        failpoint("producer.after_ack_before_manifest");
+        if let Some(manifest) = &mut self.manifest {
+            manifest.write(&entry, &outcome).context("cannot write the manifest")?;
         }
+        failpoint("producer.after_manifest");
+        Ok(())
     }
 }
 

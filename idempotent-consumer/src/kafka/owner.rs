@@ -22,6 +22,7 @@ use super::callbacks::{Callbacks, Note};
 use super::queue::PartitionQueue;
 use super::raw;
 use super::settings::KafkaSettings;
+use crate::failpoint::failpoint;
 
 /// What the owner tells the engine.
 #[derive(Debug)]
@@ -209,12 +210,14 @@ impl Owner {
                 }
                 Ok(Command::Store { partition, epoch, next_offset }) => {
                     let topic = &self.settings.topic;
+                    failpoint("consumer.before_store_offset");
                     if current(&mut self.partitions, partition, epoch).is_some()
                         && let Err(error) =
                             self.consumer.store_offset(topic, partition, next_offset - 1)
                     {
                         tracing::debug!(%error, partition, "offset not stored");
                     }
+                    failpoint("consumer.after_store_offset");
                 }
                 Ok(Command::Close) | Err(mpsc::TryRecvError::Disconnected) => {
                     self.closing = true;
@@ -277,6 +280,7 @@ impl Owner {
     fn note(&mut self, note: Note) {
         match note {
             Note::Assigned(partitions) => {
+                failpoint("owner.on_assign");
                 for partition in partitions {
                     let epoch = self.next_epoch;
                     self.next_epoch += 1;
@@ -297,6 +301,7 @@ impl Owner {
                 self.tell(Event::Rebalanced);
             }
             Note::Revoked(partitions) => {
+                failpoint("owner.on_revoke");
                 for partition in partitions {
                     if let Some(assigned) = self.partitions.remove(&partition) {
                         assigned.queue.clear();

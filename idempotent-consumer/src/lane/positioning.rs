@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::{Lane, Leave};
+use crate::failpoint::failpoint;
 use crate::handler::{Decoder, Handler};
 use crate::kafka::facts::PartitionFacts;
 use crate::kafka::owner::Command;
@@ -166,6 +167,7 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
             sqlx::raw_sql(sqlx::AssertSqlSafe(session_sql(lock_timeout, limit)))
                 .execute(&mut connection)
                 .await?;
+            failpoint("consumer.before_take_over");
             match position::take_over(&mut connection, &self.name).await {
                 Err(error) if crate::failure::sqlstate(&error).as_deref() == Some("55P03") => {
                     // Somebody holds the row: perhaps a lane that was frozen in a transaction.
@@ -183,6 +185,7 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
         match progress {
             Ok(Ok(progress)) => {
                 self.connection = Some(connection);
+                failpoint("consumer.after_take_over");
                 Ok(progress)
             }
             Ok(Err(error)) => Err(error),

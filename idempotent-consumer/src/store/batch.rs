@@ -10,6 +10,7 @@ use super::dead_letters::{self, NewDeadLetter};
 use super::outbox;
 use super::retry_queue::{self, Changes, Queued};
 use crate::deferral::KeyHash;
+use crate::failpoint::failpoint;
 use crate::handler::{Context, Outgoing};
 use crate::message::{Fingerprint, MessageId};
 use crate::outcome::{Candidate, Claim, ClaimResult};
@@ -362,7 +363,9 @@ pub(crate) struct Finished<'c> {
 impl Finished<'_> {
     /// Commits. An error here leaves the outcome unknown; the database knows it.
     pub(crate) async fn commit(self) -> Result<Committed, BatchError> {
+        failpoint("consumer.before_commit");
         self.transaction.commit().await?;
+        failpoint("consumer.after_commit");
         Ok(Committed {
             next_offset: self.next_offset,
             database_next: self.database_next,

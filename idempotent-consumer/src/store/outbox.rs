@@ -75,7 +75,7 @@ pub(crate) async fn give_lease_back(
 }
 
 /// The oldest rows that may go out, in order, up to `max_rows` and about `max_bytes`. A refused
-/// row holds up its topic and key, except that it is tried again after a minute; a null key holds
+/// row holds up its topic and key, except that it is tried again after ten seconds; a null key holds
 /// up itself only. Ids commit late, so this is never "above the last one seen".
 pub(crate) async fn select(
     connection: &mut PgConnection,
@@ -87,7 +87,7 @@ pub(crate) async fn select(
         WITH refused AS MATERIALIZED (
             SELECT id, topic, key
               FROM outbox
-             WHERE refused_at > statement_timestamp() - interval '1 minute'
+             WHERE refused_at > statement_timestamp() - interval '10 seconds'
         ), candidate AS (
             SELECT id, topic, partition, key, value, headers, may_omit_value
               FROM outbox

@@ -33,6 +33,7 @@ fn run_broker(dist: &Dist) -> Result<(), StackError> {
         port: ports::choose(&mut taken)?,
         controller_port: ports::choose(&mut taken)?,
         properties: &[],
+        listeners: &[],
     };
     let mut flag = OsString::from("-XX:ArchiveClassesAtExit=");
     flag.push(&archive);

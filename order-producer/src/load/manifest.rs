@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use order_events::EventKind;
@@ -43,13 +44,17 @@ pub(super) struct Entry {
 
 pub(super) struct Manifest {
     out: BufWriter<File>,
+    flushed: Instant,
 }
+
+/// How much of the manifest a load that is killed may take along.
+const FLUSH_AFTER: Duration = Duration::from_millis(200);
 
 impl Manifest {
     pub(super) fn create(path: &Path) -> anyhow::Result<Self> {
         let file = File::create(path)
             .with_context(|| format!("cannot write the manifest {}", path.display()))?;
-        Ok(Self { out: BufWriter::with_capacity(256 * 1024, file) })
+        Ok(Self { out: BufWriter::with_capacity(256 * 1024, file), flushed: Instant::now() })
     }
 
     /// Lines stand in the order in which messages ended. None of the texts needs an escape.
@@ -70,7 +75,12 @@ impl Manifest {
             }
         }
         let (kind, outcome) = (entry.kind.as_str(), outcome.as_str());
-        writeln!(out, ",\"kind\":\"{kind}\",\"outcome\":\"{outcome}\"}}")
+        writeln!(out, ",\"kind\":\"{kind}\",\"outcome\":\"{outcome}\"}}")?;
+        if self.flushed.elapsed() > FLUSH_AFTER {
+            self.out.flush()?;
+            self.flushed = Instant::now();
+        }
+        Ok(())
     }
 
     pub(super) fn finish(mut self) -> anyhow::Result<()> {

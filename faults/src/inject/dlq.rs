@@ -1,0 +1,41 @@
+//! The dead letter topic is in the way. It is so before the first dead letter, since what was in a
+//! topic is gone with it, and nobody can be asked to bring it back.
+
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use crate::stage::Stage;
+
+fn begun(stage: &Stage<'_>) {
+    stage.standing.send_modify(|count| *count -= 1);
+}
+
+pub(super) async fn delete(stage: &Stage<'_>, lasts: Duration) -> anyhow::Result<()> {
+    stage.admin().delete(&stage.dlq_topic).await?;
+    begun(stage);
+    sleep(lasts).await;
+    stage
+        .patiently("the topic again", async || stage.admin().create(&stage.dlq_topic, 1).await)
+        .await
+}
+
+pub(super) async fn refuse(stage: &Stage<'_>, lasts: Duration) -> anyhow::Result<()> {
+    stage.admin().refuse_writes(&stage.dlq_topic).await?;
+    begun(stage);
+    sleep(lasts).await;
+    stage
+        .patiently("the ACL away", async || stage.admin().allow_writes(&stage.dlq_topic).await)
+        .await
+}
+
+pub(super) async fn shrink(stage: &Stage<'_>, lasts: Duration) -> anyhow::Result<()> {
+    stage.admin().set_largest(&stage.dlq_topic, "900").await?;
+    begun(stage);
+    sleep(lasts).await;
+    stage
+        .patiently("a larger topic", async || {
+            stage.admin().set_largest(&stage.dlq_topic, "1048588").await
+        })
+        .await
+}

@@ -1,0 +1,367 @@
+//! One plan's own topics, database, group and processes.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
+use tokio::process::Command;
+use tokio::sync::watch;
+
+use crate::admin::Admin;
+use crate::children::{Ended, Program};
+use crate::fault::{Kind, Link};
+use crate::plan::{Load, Plan, SESSION_TIMEOUT_MS};
+use crate::scene::Scene;
+use crate::timeline::Timeline;
+
+/// Of the topic.
+const PARTITIONS: usize = 4;
+/// Within which the lag has to be zero after a healing, and any step done.
+pub const LIMIT: Duration = Duration::from_mins(1);
+const POLL: Duration = Duration::from_millis(100);
+const TABLESPACE: &str = "small";
+
+/// Where one plan takes place.
+pub struct Stage<'a> {
+    /// The servers.
+    pub scene: &'a Scene,
+    /// What is to happen.
+    pub plan: &'a Plan,
+    /// What happened.
+    pub timeline: Timeline,
+    /// Logs, manifests, the timeline.
+    pub folder: PathBuf,
+    /// The topic.
+    pub topic: String,
+    /// The dead letter topic.
+    pub dlq_topic: String,
+    group: String,
+    database: String,
+    database_url: String,
+    clock: PathBuf,
+    /// The consumers that run throughout.
+    pub consumers: tokio::sync::Mutex<Vec<Program>>,
+    /// Faults that have to be there before the load begins, and are not yet.
+    pub standing: watch::Sender<usize>,
+    manifests: Mutex<Vec<PathBuf>>,
+    violations: Mutex<Vec<String>>,
+    peak_kib: AtomicU64,
+    names: AtomicUsize,
+    healing: Mutex<Healing>,
+}
+
+struct Healing {
+    under_way: usize,
+    last: Instant,
+}
+
+impl<'a> Stage<'a> {
+    /// Creates all of it, consumers ready.
+    pub async fn set(
+        scene: &'a Scene,
+        plan: &'a Plan,
+        folder: &Path,
+        shown: bool,
+    ) -> anyhow::Result<Self> {
+        let _ = std::fs::remove_dir_all(folder);
+        std::fs::create_dir_all(folder)?;
+        let stack = &scene.stack;
+        let database = format!("seed_{}", plan.seed);
+        let (server, _) = stack.database_url().rsplit_once('/').context("a URL of a database")?;
+        let database_url = format!("{server}/{database}");
+        let stage = Self {
+            scene,
+            plan,
+            timeline: Timeline::begin(&folder.join("timeline.txt"), shown)?,
+            folder: folder.to_owned(),
+            topic: format!("orders-{}", plan.seed),
+            dlq_topic: format!("orders-{}.dlq", plan.seed),
+            group: format!("group-{}", plan.seed),
+            database,
+            database_url,
+            clock: folder.join("clock"),
+            consumers: tokio::sync::Mutex::default(),
+            standing: watch::Sender::new(
+                plan.faults.iter().filter(|fault| fault.at_ms == 0).count(),
+            ),
+            manifests: Mutex::default(),
+            violations: Mutex::default(),
+            peak_kib: AtomicU64::new(0),
+            names: AtomicUsize::new(0),
+            healing: Mutex::new(Healing { under_way: plan.faults.len(), last: Instant::now() }),
+        };
+        stage.step_clock(0)?;
+        stage.clear().await?;
+        let mut place = String::new();
+        if let Some(mount) = scene.mount.as_ref().filter(|_| stage.has(Kind::DiskFull)) {
+            let space = mount.space();
+            stage
+                .admin_sql(&format!(
+                    "CREATE TABLESPACE {TABLESPACE} LOCATION '{}'",
+                    space.display()
+                ))
+                .await?;
+            place = format!(" TABLESPACE {TABLESPACE}");
+        }
+        stage.admin_sql(&format!("CREATE DATABASE {}{place}", stage.database)).await?;
+        let admin = stage.admin();
+        admin.create(&stage.topic, PARTITIONS).await?;
+        admin.create(&stage.dlq_topic, 1).await?;
+        let mut migrate = stage.auditor();
+        let migrated = migrate.arg("migrate").output().await?;
+        if !migrated.status.success() {
+            anyhow::bail!("migrate: {}", String::from_utf8_lossy(&migrated.stderr));
+        }
+        for _ in 0..plan.consumers {
+            let consumer = stage.start_consumer(&[]).await?;
+            stage.consumers.lock().await.push(consumer);
+        }
+        stage
+            .patiently("the consumers share the partitions", async || {
+                let mut connection = PgConnection::connect(&stage.database_url).await?;
+                let owned: i64 =
+                    sqlx::query_scalar("SELECT count(*) FROM partition_progress WHERE owner <> ''")
+                        .fetch_one(&mut connection)
+                        .await?;
+                anyhow::ensure!(owned == 4, "{owned} partitions have an owner");
+                Ok(())
+            })
+            .await?;
+        Ok(stage)
+    }
+
+    /// Whether the plan has this kind.
+    pub fn has(&self, kind: Kind) -> bool {
+        self.plan.faults.iter().any(|fault| fault.kind == kind)
+    }
+
+    /// Removes database and topics.
+    pub async fn clear(&self) -> anyhow::Result<()> {
+        self.admin_sql(&format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.database)).await?;
+        self.admin_sql(&format!("DROP TABLESPACE IF EXISTS {TABLESPACE}")).await?;
+        for topic in [&self.topic, &self.dlq_topic] {
+            // It may not be there.
+            let _ = self.admin().delete(topic).await;
+        }
+        Ok(())
+    }
+
+    /// Of the broker, past the proxies.
+    pub fn admin(&self) -> Admin {
+        Admin::at(self.scene.stack.bootstrap_servers())
+    }
+
+    /// A connection past the proxies.
+    pub async fn connect(&self) -> anyhow::Result<PgConnection> {
+        Ok(PgConnection::connect(&self.database_url).await?)
+    }
+
+    async fn admin_sql(&self, statement: &str) -> anyhow::Result<()> {
+        let mut connection = PgConnection::connect(self.scene.stack.database_url()).await?;
+        sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut connection).await?;
+        connection.close().await?;
+        Ok(())
+    }
+
+    fn command(&self, program: &str, servers: &str) -> Command {
+        let mut command = self.scene.programs.command(program);
+        command
+            .env("KAFKA_BOOTSTRAP_SERVERS", servers)
+            .env("ORDERS_TOPIC", &self.topic)
+            .env("ORDERS_DLQ_TOPIC", &self.dlq_topic)
+            .env("CONSUMER_GROUP", &self.group);
+        command
+    }
+
+    /// `order-consumer`, past the proxies.
+    pub fn auditor(&self) -> Command {
+        let mut command = self.command("order-consumer", self.scene.stack.bootstrap_servers());
+        command.env("DATABASE_URL", &self.database_url);
+        command
+    }
+
+    /// Starts a consumer behind the proxies.
+    pub async fn start_consumer(&self, env: &[(&str, &str)]) -> anyhow::Result<Program> {
+        let name = format!("consumer-{}", self.names.fetch_add(1, SeqCst));
+        let servers = format!("127.0.0.1:{}", self.scene.proxy(Link::ConsumerToBroker).port());
+        let mut command = self.command("order-consumer", &servers);
+        command
+            .env("DATABASE_URL", self.scene.through_proxy(&self.database_url))
+            .args(["run", "-o", "json", "--listen", "127.0.0.1:0", "--retry-backoff", "200ms"])
+            .args(["--batch-size", &self.plan.batch_size.to_string()])
+            .args(["--concurrency", &self.plan.concurrency.to_string()])
+            .args(["-X", &format!("session.timeout.ms={SESSION_TIMEOUT_MS}")])
+            .args(["-X", "heartbeat.interval.ms=500"])
+            .envs(env.iter().copied());
+        if let Some(library) =
+            self.scene.libfaketime.as_ref().filter(|_| self.has(Kind::ClockStepped))
+        {
+            command
+                .env("LD_PRELOAD", library)
+                .env("FAKETIME_TIMESTAMP_FILE", &self.clock)
+                .env("FAKETIME_NO_CACHE", "1")
+                .env("DONT_FAKE_MONOTONIC", "1")
+                .env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+        }
+        Program::start(command, &self.folder, &name)
+    }
+
+    /// The clock of the consumers is so many seconds off from now on.
+    pub fn step_clock(&self, seconds: i64) -> anyhow::Result<()> {
+        // By another name first: a half-written file would be no time at all.
+        let new = self.clock.with_extension("new");
+        std::fs::write(&new, format!("{seconds:+}"))?;
+        Ok(std::fs::rename(new, &self.clock)?)
+    }
+
+    /// Starts a load behind the proxies; the auditor is told what of it was acknowledged.
+    pub fn start_load(&self, messages: u64, env: &[(&str, &str)]) -> anyhow::Result<Program> {
+        let number = self.names.fetch_add(1, SeqCst);
+        let (name, manifest) =
+            (format!("load-{number}"), self.folder.join(format!("load-{number}.ndjson")));
+        let servers = format!("127.0.0.1:{}", self.scene.proxy(Link::ProducerToBroker).port());
+        let Load { rate, customers, duplicates, poison, lifecycle, .. } = self.plan.load;
+        let seed = self.plan.seed.wrapping_mul(1_000).wrapping_add(number as u64);
+        let mut command = self.command("order-producer", &servers);
+        command.args(["load", "--manifest"]).arg(&manifest).envs(env.iter().copied());
+        for (flag, value) in [
+            ("--orders", messages),
+            ("--rate", rate),
+            ("--customers", customers),
+            ("--duplicates", duplicates),
+            ("--poison", poison),
+            ("--lifecycle", lifecycle),
+            ("--seed", seed),
+        ] {
+            command.args([flag, &value.to_string()]);
+        }
+        self.manifests.lock().unwrap_or_else(PoisonError::into_inner).push(manifest);
+        Program::start(command, &self.folder, &name)
+    }
+
+    /// All manifests as one. A killed load may have left half a line.
+    pub fn manifest(&self) -> anyhow::Result<PathBuf> {
+        let mut whole = String::new();
+        for file in self.manifests.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            let text = std::fs::read_to_string(file).unwrap_or_default();
+            let complete = text.rfind('\n').map_or(0, |at| at + 1);
+            whole.push_str(&text[..complete]);
+        }
+        let manifest = self.folder.join("manifest.ndjson");
+        std::fs::write(&manifest, whole)?;
+        Ok(manifest)
+    }
+
+    /// Something that may not be. It is never taken back.
+    pub fn violated(&self, what: String) {
+        self.timeline.note(format!("VIOLATION: {what}"));
+        self.violations.lock().unwrap_or_else(PoisonError::into_inner).push(what);
+    }
+
+    /// All that may not be and was.
+    pub fn violations(&self) -> Vec<String> {
+        self.violations.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A program has ended, or is still there: its memory counts.
+    pub fn note_memory(&self, kib: u64) {
+        self.peak_kib.fetch_max(kib, SeqCst);
+    }
+
+    /// The most resident memory of any program.
+    pub fn peak_kib(&self) -> u64 {
+        self.peak_kib.load(SeqCst)
+    }
+
+    /// A consumer is asked to stop: it has to end well, and to say what it did.
+    pub async fn stop(&self, consumer: Program, must_end_well: bool) -> anyhow::Result<()> {
+        let (name, log) = (consumer.name.clone(), consumer.last_lines());
+        consumer.signal(rustix::process::Signal::TERM);
+        match consumer.ended(LIMIT).await {
+            Ok(Ended { status, stdout, peak_kib }) => {
+                self.note_memory(peak_kib);
+                let summary = serde_json::from_str::<serde_json::Value>(&stdout);
+                let is_whole = summary.is_ok_and(|summary| summary["applied"].is_number());
+                if must_end_well && !(status.success() && is_whole) {
+                    self.violated(format!("{name} ended with {status}, said {stdout:?}: {log}"));
+                }
+            }
+            Err(error) => self.violated(format!("{error}: {log}")),
+        }
+        Ok(())
+    }
+
+    /// Tries until it works: another fault may be in the way.
+    pub async fn patiently<T>(
+        &self,
+        what: &str,
+        attempt: impl AsyncFn() -> anyhow::Result<T>,
+    ) -> anyhow::Result<T> {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            match attempt().await {
+                Ok(value) => return Ok(value),
+                Err(error) if Instant::now() > deadline => {
+                    return Err(error).with_context(|| format!("in vain: {what}"));
+                }
+                Err(_) => tokio::time::sleep(POLL).await,
+            }
+        }
+    }
+
+    /// A fault is over.
+    pub fn healed(&self) {
+        let mut healing = self.healing.lock().unwrap_or_else(PoisonError::into_inner);
+        healing.under_way -= 1;
+        healing.last = Instant::now();
+    }
+
+    /// Whether everything has been as it should for longer than recovery may take.
+    fn is_overdue(&self) -> bool {
+        let healing = self.healing.lock().unwrap_or_else(PoisonError::into_inner);
+        healing.under_way == 0 && healing.last.elapsed() > LIMIT
+    }
+
+    /// Waits until the database is past all that is in the log now. `None` if it takes too long.
+    pub async fn caught_up(&self) -> anyhow::Result<Option<Duration>> {
+        let begun = Instant::now();
+        let ends = self
+            .patiently("ends of the log", async || self.admin().ends(&self.topic).await)
+            .await?;
+        let mut behind = String::new();
+        while !self.is_overdue() {
+            match self.progress().await {
+                Ok(progress) => {
+                    let late = (0..).zip(&ends).filter(|(partition, end)| {
+                        progress
+                            .iter()
+                            .find(|(known, _)| known == partition)
+                            .map_or(**end > 0, |(_, next)| next < end)
+                    });
+                    let late: Vec<String> =
+                        late.map(|(partition, end)| format!("{partition} to {end}")).collect();
+                    if late.is_empty() {
+                        return Ok(Some(begun.elapsed()));
+                    }
+                    behind = late.join(", ");
+                }
+                Err(error) => behind = error.to_string(),
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        self.violated(format!("no lag zero within 60 s of healing: {behind}"));
+        Ok(None)
+    }
+
+    async fn progress(&self) -> anyhow::Result<Vec<(i32, i64)>> {
+        let mut connection = tokio::time::timeout(LIMIT / 6, self.connect()).await??;
+        let rows = sqlx::query_as("SELECT partition, next_offset FROM partition_progress")
+            .fetch_all(&mut connection)
+            .await?;
+        connection.close().await?;
+        Ok(rows)
+    }
+}

@@ -1,0 +1,90 @@
+//! Named points at which a process can be told to die, for the attacks of `faults`.
+//!
+//! Without the feature `failpoints` a point is nothing. With it, `FAILPOINT=NAME[:N]` ends the
+//! process by SIGKILL when it comes to that point for the N-th time, and `FAILPOINTS_SEEN=FILE`
+//! has each point that is reached noted there, once.
+
+#[cfg(all(feature = "failpoints", not(debug_assertions)))]
+compile_error!(
+    "`failpoints` lets an environment variable kill the process: never in a release build"
+);
+
+/// Every point of the consumer, in the order in which a message meets them.
+pub const CONSUMER: [&str; 17] = [
+    "owner.on_assign",
+    "consumer.before_take_over",
+    "consumer.after_take_over",
+    "consumer.before_begin",
+    "consumer.after_begin",
+    "consumer.after_claim",
+    "consumer.before_effects",
+    "consumer.after_effects",
+    "consumer.after_dead_letters",
+    "consumer.before_commit",
+    "consumer.after_commit",
+    "consumer.before_store_offset",
+    "consumer.after_store_offset",
+    "relay.before_send",
+    "relay.after_send_before_delete",
+    "relay.after_delete",
+    "owner.on_revoke",
+];
+
+/// Every point of the producer.
+pub const PRODUCER: [&str; 4] = [
+    "producer.before_send",
+    "producer.after_send_before_ack",
+    "producer.after_ack_before_manifest",
+    "producer.after_manifest",
+];
+
+/// The process is at this point.
+#[cfg(not(feature = "failpoints"))]
+#[inline(always)]
+pub const fn failpoint(_name: &'static str) {}
+
+/// The process is at this point.
+#[cfg(feature = "failpoints")]
+pub fn failpoint(name: &'static str) {
+    armed::reached(name);
+}
+
+#[cfg(feature = "failpoints")]
+mod armed {
+    use std::collections::HashMap;
+    use std::io::Write as _;
+    use std::sync::{LazyLock, Mutex, PoisonError};
+
+    use rustix::process::{Signal, getpid, kill_process};
+
+    static FATAL: LazyLock<Option<(String, u64)>> = LazyLock::new(|| {
+        let wanted = std::env::var("FAILPOINT").ok()?;
+        match wanted.split_once(':') {
+            Some((name, times)) => Some((name.to_owned(), times.parse().unwrap_or(1))),
+            None => Some((wanted, 1)),
+        }
+    });
+    static SEEN: LazyLock<Option<String>> = LazyLock::new(|| std::env::var("FAILPOINTS_SEEN").ok());
+    static TIMES: LazyLock<Mutex<HashMap<&'static str, u64>>> = LazyLock::new(Mutex::default);
+
+    pub(super) fn reached(name: &'static str) {
+        let fatal = FATAL.as_ref().filter(|(fatal, _)| fatal == name);
+        if fatal.is_none() && SEEN.is_none() {
+            return;
+        }
+        // Held until the end, so that the point is not passed by others meanwhile.
+        let mut all = TIMES.lock().unwrap_or_else(PoisonError::into_inner);
+        let times = all.entry(name).or_default();
+        *times += 1;
+        if *times == 1
+            && let Some(file) = SEEN.as_ref()
+            && let Ok(mut file) = std::fs::OpenOptions::new().append(true).create(true).open(file)
+        {
+            // One write, so that those of several processes do not mix.
+            let _ = file.write_all(format!("{name}\n").as_bytes());
+        }
+        if fatal.is_some_and(|(_, at)| at == times) {
+            let _ = kill_process(getpid(), Signal::KILL);
+        }
+    }
+}
