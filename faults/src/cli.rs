@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -166,7 +167,8 @@ async fn run(args: RunArgs) -> anyhow::Result<u8> {
     let is_known = |seed| known.iter().any(|line| line.engine == engine && line.seed == seed);
     let mut scene = None;
     let mut failed: Vec<u64> = Vec::new();
-    let mut count = 0;
+    let mut points: BTreeSet<String> = BTreeSet::new();
+    let (mut count, mut unjudged) = (0, 0);
     for seed in seeds.filter(|seed| !is_known(*seed)) {
         let plan = plan_of(seed, &args.only);
         let at = folder().join(seed.to_string());
@@ -175,9 +177,18 @@ async fn run(args: RunArgs) -> anyhow::Result<u8> {
             None => Scene::set_up(&folder()).await?,
         };
         let line = perform(&current, &plan, &at, args.seed.is_some()).await;
-        let line = line.with_context(|| format!("seed {seed} could not be judged"))?;
+        let line = match line {
+            Ok(line) => line,
+            Err(error) => {
+                println!("seed {seed:>4}  could not be judged: {error:#}");
+                println!("           logs: {}", at.display());
+                unjudged += 1;
+                continue;
+            }
+        };
         let line = Line { engine: engine.clone(), commit: commit.clone(), ..line };
         count += 1;
+        points.extend(line.points.iter().cloned());
         println!("{}", line.sentence());
         if let Some(file) = &args.append {
             report::append(file, &line)?;
@@ -193,8 +204,18 @@ async fn run(args: RunArgs) -> anyhow::Result<u8> {
             println!("           logs: {}; again: faults run --seed {seed}", at.display());
         }
     }
-    println!("{count} plans, {} with a violation", failed.len());
-    Ok(if failed.is_empty() { 0 } else { EXIT_VIOLATION })
+    let all = failpoint::CONSUMER.iter().chain(&failpoint::PRODUCER);
+    let missed: Vec<&str> = all.copied().filter(|point| !points.contains(*point)).collect();
+    match missed.as_slice() {
+        [] => println!("each of the {} named points was reached", points.len()),
+        missed => println!("named points that were not reached: {}", missed.join(", ")),
+    }
+    println!("{count} plans, {} with a violation, {unjudged} not judged", failed.len());
+    Ok(match (failed.is_empty(), unjudged) {
+        (false, _) => EXIT_VIOLATION,
+        (true, 0) => 0,
+        (true, _) => 1,
+    })
 }
 
 async fn minimise(mut plan: Plan) -> anyhow::Result<u8> {

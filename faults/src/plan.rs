@@ -64,6 +64,10 @@ impl Plan {
             poison: random.one_of(&[0, 1, 20]),
             lifecycle: random.one_of(&[0, 20]),
         };
+        if load.poison == 20 && load.duplicates == 50 {
+            // Duplicates and status events need orders to refer to.
+            load.lifecycle = 0;
+        }
         // Seeds in a row take turns, so that each kind comes in every so many.
         let first = kinds[usize::try_from(seed % kinds.len() as u64).unwrap_or(0)];
         let mut drawn = vec![first];

@@ -25,6 +25,9 @@ pub struct Line {
     /// Kinds that this machine refuses.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub skipped: Vec<String>,
+    /// Named points that processes came to.
+    #[serde(default)]
+    pub points: Vec<String>,
     /// The most resident memory of any program.
     pub peak_mib: u64,
     /// Of the whole plan.

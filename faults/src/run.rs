@@ -52,6 +52,7 @@ pub async fn perform(
     verdict::audit(&stage).await?;
     verdict::end_consumers(&stage).await?;
     line.peak_mib = stage.peak_kib() / 1024;
+    line.points = stage.points();
     line.violations = stage.violations();
     line.seconds = tenths(begun.elapsed());
     stage.timeline.note(format!("{} after {} s", line.verdict(), line.seconds));

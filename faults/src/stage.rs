@@ -116,7 +116,7 @@ impl<'a> Stage<'a> {
             anyhow::bail!("migrate: {}", String::from_utf8_lossy(&migrated.stderr));
         }
         for _ in 0..plan.consumers {
-            let consumer = stage.start_consumer(&[]).await?;
+            let consumer = stage.start_consumer(&[])?;
             stage.consumers.lock().await.push(consumer);
         }
         stage
@@ -172,7 +172,8 @@ impl<'a> Stage<'a> {
             .env("KAFKA_BOOTSTRAP_SERVERS", servers)
             .env("ORDERS_TOPIC", &self.topic)
             .env("ORDERS_DLQ_TOPIC", &self.dlq_topic)
-            .env("CONSUMER_GROUP", &self.group);
+            .env("CONSUMER_GROUP", &self.group)
+            .env("FAILPOINTS_SEEN", self.folder.join("points"));
         command
     }
 
@@ -184,7 +185,7 @@ impl<'a> Stage<'a> {
     }
 
     /// Starts a consumer behind the proxies.
-    pub async fn start_consumer(&self, env: &[(&str, &str)]) -> anyhow::Result<Program> {
+    pub fn start_consumer(&self, env: &[(&str, &str)]) -> anyhow::Result<Program> {
         let name = format!("consumer-{}", self.names.fetch_add(1, SeqCst));
         let servers = format!("127.0.0.1:{}", self.scene.proxy(Link::ConsumerToBroker).port());
         let mut command = self.command("order-consumer", &servers);
@@ -253,6 +254,13 @@ impl<'a> Stage<'a> {
         let manifest = self.folder.join("manifest.ndjson");
         std::fs::write(&manifest, whole)?;
         Ok(manifest)
+    }
+
+    /// The named points that any process came to.
+    pub fn points(&self) -> Vec<String> {
+        let text = std::fs::read_to_string(self.folder.join("points")).unwrap_or_default();
+        let points: std::collections::BTreeSet<&str> = text.lines().collect();
+        points.into_iter().map(str::to_owned).collect()
     }
 
     /// Something that may not be. It is never taken back.

@@ -30,10 +30,10 @@ pub(super) async fn kill_consumer(
     lasts: Duration,
 ) -> anyhow::Result<()> {
     let What::Point(point, times) = what else { return Ok(()) };
-    let mut victim = stage.start_consumer(&[("FAILPOINT", &format!("{point}:{times}"))]).await?;
+    let mut victim = stage.start_consumer(&[("FAILPOINT", &format!("{point}:{times}"))])?;
     if !dies_within(stage, &mut victim, lasts / 2).await {
         // Others that come and go bring it what it may be waiting for.
-        let other = stage.start_consumer(&[]).await?;
+        let other = stage.start_consumer(&[])?;
         let died = dies_within(stage, &mut victim, lasts / 2).await;
         stage.stop(other, false).await?;
         if !died {
@@ -84,7 +84,7 @@ pub(super) async fn come_and_go(
     let mut there: Vec<Program> = Vec::new();
     while Instant::now() < deadline {
         match (there.len(), random.between(0, 3)) {
-            (0, _) | (1 | 2, 0) => there.push(stage.start_consumer(&[]).await?),
+            (0, _) | (1 | 2, 0) => there.push(stage.start_consumer(&[])?),
             (_, 1) => {
                 let mut gone = there.swap_remove(0);
                 gone.signal(Signal::KILL);
