@@ -179,21 +179,13 @@ MUTATIONS = [
 ]
 
 
-def apply(mutation, tree):
-    """Edits the tree; returns what does not fit."""
+def apply(mutation):
+    """Edits the copy. Returns what its files were."""
+    before = {path: (COPY / path).read_text() for path, _, _ in mutation.edits}
     for path, old, new in mutation.edits:
-        file = tree / path
-        text = file.read_text()
-        if text.count(old) != 1:
-            return f"{mutation.name}: {path} has the place {text.count(old)} times: {old.strip()!r}"
-        file.write_text(text.replace(old, new))
-    return None
-
-
-def restore(mutation):
-    for path, _, _ in mutation.edits:
-        shutil.copy2(ROOT / path, COPY / path)
-        (COPY / path).touch()
+        file = COPY / path
+        file.write_text(file.read_text().replace(old, new))
+    return before
 
 
 def names_of_tests():
@@ -257,9 +249,10 @@ def main(arguments):
     rows, survived = [], []
     for mutation in wanted:
         begun = time.monotonic()
-        apply(mutation, COPY)
+        before = apply(mutation)
         red = [test for where, test in mutation.tests if not run(where, test)]
-        restore(mutation)
+        for path, text in before.items():
+            (COPY / path).write_text(text)
         green = [test for _, test in mutation.tests if test not in red]
         seconds = time.monotonic() - begun
         print(f"{mutation.name}: {len(red)} red, {len(green)} green {green} ({seconds:.0f} s)", flush=True)
