@@ -16,8 +16,8 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// Builds both and keeps them apart from those that others build without the points.
-    pub async fn build(folder: &Path) -> anyhow::Result<Self> {
+    /// Builds both. They are to be kept before anybody builds them without the points.
+    pub async fn build() -> anyhow::Result<Self> {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let mut build = Command::new(cargo);
@@ -32,12 +32,14 @@ impl Programs {
         let me = std::env::current_exe().context("cannot find out where this program is")?;
         let built = me.parent().context("this program is in no folder")?;
         // A release build of this one attacks the programs of a debug build: no other has points.
-        let built = built.with_file_name("debug");
-        std::fs::create_dir_all(folder)?;
+        Ok(Self { folder: built.with_file_name("debug") })
+    }
+
+    /// Copies both into a new folder.
+    pub fn kept_in(self, folder: &Path) -> anyhow::Result<Self> {
+        std::fs::create_dir(folder)?;
         for program in ["order-consumer", "order-producer"] {
-            let copy = folder.join(program);
-            let _ = std::fs::remove_file(&copy);
-            std::fs::copy(built.join(program), &copy)
+            std::fs::copy(self.folder.join(program), folder.join(program))
                 .with_context(|| format!("cannot copy {program}"))?;
         }
         Ok(Self { folder: folder.to_owned() })

@@ -174,7 +174,7 @@ async fn run(args: RunArgs) -> anyhow::Result<u8> {
         let at = folder().join(seed.to_string());
         let current = match scene.take() {
             Some(current) => current,
-            None => Scene::set_up(&folder()).await?,
+            None => Scene::set_up().await?,
         };
         let line = perform(&current, &plan, &at, args.seed.is_some()).await;
         let line = match line {
@@ -222,7 +222,7 @@ async fn minimise(mut plan: Plan) -> anyhow::Result<u8> {
     let at = folder().join(format!("{}-minimised", plan.seed));
     let is_bad = async |plan: &Plan| {
         // What a failure leaves behind would be in the way of the next one.
-        let scene = Scene::set_up(&folder()).await?;
+        let scene = Scene::set_up().await?;
         println!("{plan}");
         let line = perform(&scene, plan, &at, false).await?;
         println!("{}", line.sentence());

@@ -34,8 +34,8 @@ pub struct Scene {
 
 impl Scene {
     /// Builds the programs and starts the servers.
-    pub async fn set_up(folder: &Path) -> anyhow::Result<Self> {
-        let programs = Programs::build(&folder.join("bin")).await?;
+    pub async fn set_up() -> anyhow::Result<Self> {
+        let programs = Programs::build().await?;
         let (to_database, consumers, producers) =
             (Proxy::listen().await?, Proxy::listen().await?, Proxy::listen().await?);
         let (consumer_port, producer_port) = (free_port(31_000)?, free_port(31_500)?);
@@ -50,6 +50,7 @@ impl Scene {
             .kafka_property("allow.everyone.if.no.acl.found", "true");
         // Blocks, also for a download.
         let stack = tokio::task::spawn_blocking(move || Stack::start(options)).await??;
+        let programs = programs.kept_in(&stack.folder().join("programs"))?;
         let database_port = stack.postgres().port();
         let mut missing = Vec::new();
         let libfaketime = libfaketime();

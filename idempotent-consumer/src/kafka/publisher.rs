@@ -92,7 +92,20 @@ pub enum DeliveryError {
 
 /// An idempotent producer with acks=all. Dropping it reports everything unfinished as unconfirmed.
 pub struct Publisher {
-    producer: ThreadedProducer<Reports>,
+    /// `None` only while it is dropped.
+    producer: Option<ThreadedProducer<Reports>>,
+}
+
+impl Drop for Publisher {
+    /// The client's end waits for its threads, and those wait by the clock of the day: for an hour
+    /// if it was set back by an hour. Nobody here waits for that. But nothing more is sent once this
+    /// returns: the next publisher may begin with the same records.
+    fn drop(&mut self) {
+        if let Some(producer) = self.producer.take() {
+            producer.purge(PurgeConfig::default().queue().inflight());
+            std::thread::spawn(move || drop(producer));
+        }
+    }
 }
 
 struct Reports {
@@ -148,7 +161,11 @@ impl Publisher {
         let producer = config.create_with_context(reports).map_err(|error| {
             SettingsError::Refused { name: "of the producer".to_owned(), reason: error.to_string() }
         })?;
-        Ok(Self { producer })
+        Ok(Self { producer: Some(producer) })
+    }
+
+    fn producer(&self) -> &ThreadedProducer<Reports> {
+        self.producer.as_ref().expect("it is there until this is dropped")
     }
 
     /// Hands a record over, waiting while the queue is full. Blocks the calling thread then.
@@ -157,7 +174,7 @@ impl Publisher {
     /// The client refuses the record at once; it is not in the log, and no delivery will follow.
     pub fn send(&self, record: &Publication<'_>, token: u64) -> Result<(), DeliveryError> {
         while !self.try_send(record, token)? {
-            self.producer.poll(Duration::from_millis(10));
+            self.producer().poll(Duration::from_millis(10));
         }
         Ok(())
     }
@@ -175,7 +192,7 @@ impl Publisher {
         if !record.headers.is_empty() {
             out.headers = Some(raw::to_native(record.headers));
         }
-        match self.producer.send(out) {
+        match self.producer().send(out) {
             Ok(()) => Ok(true),
             Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => Ok(false),
             Err((error, _)) => Err(classify(&error)),
@@ -184,7 +201,7 @@ impl Publisher {
 
     /// Records handed over whose end is not known yet.
     pub fn in_flight(&self) -> usize {
-        usize::try_from(self.producer.in_flight_count()).unwrap_or(0)
+        usize::try_from(self.producer().in_flight_count()).unwrap_or(0)
     }
 
     /// Waits until every record has its end, for `timeout` at most; what has none then is given
@@ -194,11 +211,11 @@ impl Publisher {
         while self.in_flight() > 0 {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                self.producer.purge(PurgeConfig::default().queue().inflight());
-                let _ = self.producer.flush(Duration::from_secs(1));
+                self.producer().purge(PurgeConfig::default().queue().inflight());
+                let _ = self.producer().flush(Duration::from_secs(1));
                 return false;
             }
-            let _ = self.producer.flush(left.min(Duration::from_millis(100)));
+            let _ = self.producer().flush(left.min(Duration::from_millis(100)));
         }
         true
     }
