@@ -165,6 +165,9 @@ async fn run(args: RunArgs) -> anyhow::Result<u8> {
         None => Vec::new(),
     };
     let is_known = |seed| known.iter().any(|line| line.engine == engine && line.seed == seed);
+    let names: Vec<&str> = args.only.iter().map(|kind| kind.name()).collect();
+    let only =
+        if names.is_empty() { String::new() } else { format!(" --only {}", names.join(",")) };
     let mut scene = None;
     let mut failed: Vec<u64> = Vec::new();
     let mut points: BTreeSet<String> = BTreeSet::new();
@@ -201,7 +204,7 @@ async fn run(args: RunArgs) -> anyhow::Result<u8> {
             for violation in &line.violations {
                 println!("           {violation}");
             }
-            println!("           logs: {}; again: faults run --seed {seed}", at.display());
+            println!("           logs: {}; again: faults run --seed {seed}{only}", at.display());
         }
     }
     let all = failpoint::CONSUMER.iter().chain(&failpoint::PRODUCER);
