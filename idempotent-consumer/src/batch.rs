@@ -1,5 +1,6 @@
 //! A batch of decoded records, and one transaction over a piece of it.
 
+mod redriven;
 mod waiting;
 
 use std::collections::HashMap;
@@ -11,6 +12,7 @@ use futures_util::FutureExt;
 use sqlx::PgConnection;
 use sqlx::types::time::OffsetDateTime;
 
+use self::redriven::redriven_of;
 use self::waiting::{changes, waits_of};
 use crate::deferral::KeyHash;
 use crate::failpoint::failpoint;
@@ -20,12 +22,14 @@ use crate::identity::{self, IdMode, Identity};
 use crate::kafka::identity::Confirmation;
 use crate::message::{MessageId, Record};
 use crate::outcome::{
-    Candidate, ClaimVanished, Content, Standing, Verdict, claims, conflict_claims,
+    Candidate, ClaimVanished, Content, Outcome, Standing, Verdict, claims, conflict_claims,
     conflict_verdict, judge,
 };
 use crate::plan::Plan;
+use crate::redrive::Ticket;
 use crate::store::batch::{BatchError, Committed, Counts, Ends, LaneName, Opened};
 use crate::store::dead_letters::NewDeadLetter;
+use crate::store::redrive::{Ended, Replaced};
 use crate::store::retry_queue::{Changes, Due};
 
 /// The decoded records of a batch, in the order of the log.
@@ -49,6 +53,8 @@ struct Item<B> {
     /// more time.
     waits_for_nobody: bool,
     first_failed_at: Option<OffsetDateTime>,
+    /// It says that it is redriven.
+    ticket: Option<Ticket>,
 }
 
 enum Slot<B> {
@@ -97,6 +103,7 @@ impl<B> Item<B> {
 
     fn new(record: Record, identity: Identity, content: Content, body: Option<B>) -> Self {
         let Identity { id, fingerprint, event_type } = identity;
+        let ticket = Ticket::of(&record).filter(|ticket| ticket.id == id);
         Self {
             candidate: Candidate { id, fingerprint, content, of_old_log: false },
             slot: match body {
@@ -106,6 +113,7 @@ impl<B> Item<B> {
             queue_no: None,
             waits_for_nobody: false,
             first_failed_at: None,
+            ticket,
         }
     }
 
@@ -316,7 +324,8 @@ pub(crate) async fn run_piece<H: Handler>(
     failpoint("consumer.before_begin");
     let mut opened = Opened::begin(connection, setting.lane, setting.begin_sql).await?;
     failpoint("consumer.after_begin");
-    let waits = waits_of(&mut opened, setting, batch, plan, range.clone()).await?;
+    let redriven = redriven_of(&mut opened, setting.lane, batch, range.clone()).await?;
+    let waits = waits_of(&mut opened, setting, batch, plan, range.clone(), &redriven).await?;
 
     // Those that do not wait, and of each its index in the batch.
     let present: Vec<usize> =
@@ -335,12 +344,16 @@ pub(crate) async fn run_piece<H: Handler>(
     let offsets: Vec<i64> = items.iter().map(|item| item.record().offset).collect();
 
     if batch.origin == Origin::Log {
-        for (candidate, item) in candidates.iter_mut().zip(&items) {
+        let all = candidates.iter_mut().zip(&items).zip(&present);
+        // A dead letter keeps its claim, so its copy needs no proof of being new.
+        for ((candidate, item), _) in all.filter(|(_, at)| redriven.number(**at).is_none()) {
             opened.memory.admit(candidate, item.record());
         }
     }
     let mut claimed = opened.claim(&claims(&candidates), &candidates, &offsets).await?;
     failpoint("consumer.after_claim");
+    claimed.result.redriven =
+        (0..present.len()).filter(|at| redriven.number(present[*at]).is_some()).collect();
     let standings = judge(&candidates, &claimed.result)?;
     let conflicts_won =
         claimed.claim_conflicts(&conflict_claims(&standings), &candidates, &offsets).await?;
@@ -391,9 +404,12 @@ pub(crate) async fn run_piece<H: Handler>(
     // The end of each message.
     let mut counts = Counts::default();
     let mut rejected: Vec<MessageId> = Vec::new();
+    let mut replaced: Vec<Replaced> = Vec::new();
     let mut verdicts: Vec<(usize, MessageId, Verdict)> = Vec::new();
     for (at, standing) in standings.iter().enumerate() {
         let id = candidates[at].id;
+        let number = redriven.number(present[at]).filter(|_| *standing == Standing::Fresh);
+        let verdicts_before = verdicts.len();
         match (standing, &candidates[at].content, answers.remove(&at)) {
             (Standing::Fresh, Content::Skip, _) => counts.skipped += 1,
             (Standing::Fresh, Content::Doomed(verdict), _) => {
@@ -401,7 +417,9 @@ pub(crate) async fn run_piece<H: Handler>(
             }
             (Standing::Fresh, Content::Usable, Some(Answer::Rejected(code, text))) => {
                 let attempts = plan.attempts(present[at]) + 1;
-                rejected.push(id);
+                if number.is_none() {
+                    rejected.push(id);
+                }
                 verdicts.push((
                     at,
                     id,
@@ -419,23 +437,42 @@ pub(crate) async fn run_piece<H: Handler>(
                 }
             }
         }
+        if let Some(number) = number.filter(|_| verdicts.len() == verdicts_before) {
+            let is_skipped = candidates[at].content == Content::Skip;
+            let outcome = if is_skipped { Outcome::Skipped } else { Outcome::Applied };
+            let (offset, of_old_log) = (offsets[at], candidates[at].of_old_log);
+            replaced.push(Replaced { id, number, outcome, offset, of_old_log });
+        }
     }
     counts.dead_lettered = i64::try_from(verdicts.len()).unwrap_or(i64::MAX);
     (setting.check_dead_letters)(counts)?;
     let now_ms = claimed.now_ms();
-    let dead: Vec<NewDeadLetter<'_>> = verdicts
+    let originals: HashMap<usize, Record> = verdicts
         .iter()
-        .map(|(at, message_id, verdict)| NewDeadLetter {
-            dlq_id: identity::id_of_dead_letter(&setting.lane.group, *message_id),
+        .filter_map(|(at, ..)| Some((*at, redriven.original(present[*at], items[*at].record())?)))
+        .collect();
+    let (mut dead, mut again) = (Vec::new(), Vec::new());
+    for (at, message_id, verdict) in &verdicts {
+        let number = redriven.number(present[*at]);
+        let letter = NewDeadLetter {
+            dlq_id: identity::id_of_redriven_dead_letter(
+                &setting.lane.group,
+                *message_id,
+                number.unwrap_or(0),
+            ),
             message_id: *message_id,
             original_id: candidates[*at].id,
             event_type: items[*at].event_type(),
-            record: items[*at].record(),
+            record: originals.get(at).unwrap_or_else(|| items[*at].record()),
             verdict,
             now_ms,
             first_failed_at: items[*at].first_failed_at,
-        })
-        .collect();
+        };
+        match number {
+            Some(number) => again.push((letter, number)),
+            None => dead.push(letter),
+        }
+    }
     let queue = changes(setting, batch, plan, range.clone().zip(waits), &mut counts);
     let next_offset = match batch.origin {
         Origin::Log => range.last().map(|last| batch.offset(last) + 1),
@@ -444,6 +481,7 @@ pub(crate) async fn run_piece<H: Handler>(
     let ends = Ends {
         rejected,
         dead,
+        redriven: Ended { replaced, again },
         outgoing: &outgoing,
         dlq_topic: setting.dlq_topic,
         topic_id: setting.topic_id,
@@ -490,6 +528,7 @@ pub(crate) async fn run_empty(
     let ends = Ends {
         rejected: Vec::new(),
         dead: Vec::new(),
+        redriven: Ended::default(),
         outgoing: &[],
         dlq_topic: "",
         topic_id: "",

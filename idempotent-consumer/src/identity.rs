@@ -15,6 +15,7 @@ use uuid::Uuid;
 pub use self::id_mode::{HeaderName, IdMode, IdModeError};
 pub use self::pointer::{JsonPointer, PointerError};
 use crate::message::{Fingerprint, Headers, MessageId, Record};
+use crate::redrive::Ticket;
 
 /// Of the fingerprint's first byte, and of `dedup_scope`.
 pub const FINGERPRINT_VERSION: u8 = 1;
@@ -145,6 +146,18 @@ pub fn id_of_dead_letter(group: &str, claimed: MessageId) -> Uuid {
     Uuid::new_v5(&NAMESPACE_DEAD_LETTER, &name)
 }
 
+/// The same for a message that was redriven so often and dead-lettered each time.
+pub fn id_of_redriven_dead_letter(group: &str, claimed: MessageId, redrive_count: i32) -> Uuid {
+    if redrive_count == 0 {
+        return id_of_dead_letter(group, claimed);
+    }
+    let mut name = Vec::new();
+    push(&mut name, Some(group.as_bytes()));
+    push(&mut name, Some(claimed.0.as_bytes()));
+    push(&mut name, Some(&redrive_count.to_be_bytes()));
+    Uuid::new_v5(&NAMESPACE_DEAD_LETTER, &name)
+}
+
 /// Id, fingerprint and type of a record. Every record has an identity, also one that nobody can
 /// decode.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -157,14 +170,16 @@ pub struct Identity {
     pub event_type: Option<String>,
 }
 
-/// Derives the [`Identity`] of a record.
+/// Derives the [`Identity`] of a record. One that carries no id is known by its place, and a
+/// redriven copy of it by its ticket: the place of the copy is another one.
 pub fn identify(record: &Record, topic_id: &str, id_mode: &IdMode) -> Identity {
     let envelope = envelope(record);
     let fingerprint =
         fingerprint(envelope.event_type.as_deref(), record.key.as_deref(), record.value.as_deref());
     let id = match id_mode.id_text(record, &envelope) {
         Some(id) => id_from_text(envelope.source.as_deref(), &id),
-        None => id_from_position(topic_id, record, fingerprint),
+        None => Ticket::of(record)
+            .map_or_else(|| id_from_position(topic_id, record, fingerprint), |ticket| ticket.id),
     };
     Identity { id, fingerprint, event_type: envelope.event_type.map(Cow::into_owned) }
 }

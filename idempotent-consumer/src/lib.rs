@@ -99,6 +99,7 @@ mod message;
 pub mod outcome;
 pub mod plan;
 pub mod purge;
+pub mod redrive;
 mod relay;
 pub mod retries;
 mod retry;

@@ -11,9 +11,10 @@
 //!    won                    somebody holds it already
 //!     │                     ┌──────────┴───────────┐
 //!     │              same fingerprint      other fingerprint
-//!     │                 duplicate             id_conflict
-//!     │                 (counted)       (claims an id of its own,
-//!     │                                   then a dead letter)
+//!     │          ┌──────┴──────┐        id_conflict
+//!     │      a redrive      duplicate   (claims an id of its own,
+//!     │     of its dead     (counted)     then a dead letter)
+//!     ├──────── letter, see `redrive`
 //!     ├─ poison, or older than
 //!     │  the dedup window ────► dead letter (see `window`)
 //!     ├─ to be skipped ───────► skipped
@@ -153,12 +154,14 @@ pub struct ClaimResult {
     pub won: HashSet<MessageId>,
     /// The fingerprints of those it did not win, read in a statement of its own afterwards.
     pub held: HashMap<MessageId, Fingerprint>,
+    /// Messages of the batch, by their indices, that are redriven: the claim is theirs to replace.
+    pub redriven: HashSet<usize>,
 }
 
 /// What a message is, once the claims are known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// It won its id, and its content decides.
+    /// It won its id, or is redriven, and its content decides.
     Fresh,
     /// The same message has its outcome already, or gets it in this batch.
     Duplicate,
@@ -179,7 +182,11 @@ pub fn judge(batch: &[Candidate], result: &ClaimResult) -> Result<Vec<Standing>,
     let mut first_in_batch: HashMap<MessageId, Fingerprint> = HashMap::new();
     batch
         .iter()
-        .map(|message| {
+        .enumerate()
+        .map(|(index, message)| {
+            if result.redriven.contains(&index) {
+                return Ok(Standing::Fresh);
+            }
             if message.content == Content::Settled {
                 return Ok(Standing::Duplicate);
             }
@@ -278,6 +285,17 @@ mod tests {
         let claims = conflict_claims(&standings);
         assert_eq!(claims.len(), 2);
         assert!(claims.iter().all(|claim| claim.id != batch[0].id));
+    }
+
+    #[test]
+    fn a_redriven_copy_is_fresh_and_every_other_record_of_its_message_a_duplicate() {
+        let batch = [message(1, 1), message(1, 1), message(1, 1), message(1, 2)];
+        let mut result = ask(&batch, &mut HashMap::from([(batch[0].id, batch[0].fingerprint)]));
+        result.redriven.insert(1);
+        let standings = judge(&batch, &result).unwrap();
+        use Standing::{Duplicate, Fresh};
+        assert_eq!(standings[..3], [Duplicate, Fresh, Duplicate]);
+        assert!(matches!(standings[3], Standing::Conflict(_)));
     }
 
     #[test]

@@ -20,7 +20,7 @@ use crate::health::Health;
 use crate::kafka::publisher::{Delivery, DeliveryError, Publication, Publisher, PublisherOptions};
 use crate::kafka::settings::KafkaSettings;
 use crate::store::connect::{connect, session_sql};
-use crate::store::outbox;
+use crate::store::{outbox, redrive};
 
 const LEASE: Duration = Duration::from_secs(15);
 const RENEW_AFTER: Duration = Duration::from_secs(5);
@@ -170,6 +170,11 @@ impl Relay {
                     let may_omit = round.row(id).is_some_and(|row| row.may_omit_value);
                     if too_large && may_omit {
                         outbox::omit_value(connection, id).await?;
+                    } else if redrive::refused(connection, id, &reason).await? {
+                        tracing::warn!(
+                            reason,
+                            "Kafka refuses a redriven record; its dead letter is open again"
+                        );
                     } else {
                         tracing::error!(id, reason, "Kafka refuses a record of the outbox");
                         outbox::mark_refused(connection, id, &reason).await?;

@@ -1,7 +1,8 @@
-//! `dlq`: dead letters, listed and shown.
+//! `dlq`: dead letters, listed, shown, redriven and discarded.
 
 mod advice;
 mod list;
+mod redrive;
 mod show;
 
 use std::process::ExitCode;
@@ -15,6 +16,10 @@ pub(crate) enum DlqCommand {
     List(list::ListArgs),
     /// Show everything about one dead letter
     Show(show::ShowArgs),
+    /// Publish dead letters again, so that they take effect if they now can
+    Redrive(redrive::RedriveArgs),
+    /// Put dead letters aside for good
+    Discard(redrive::DiscardArgs),
 }
 
 /// Does it.
@@ -22,5 +27,7 @@ pub(crate) async fn run(command: DlqCommand) -> anyhow::Result<ExitCode> {
     match command {
         DlqCommand::List(args) => list::run(args).await,
         DlqCommand::Show(args) => show::run(args).await,
+        DlqCommand::Redrive(args) => redrive::redrive(args).await,
+        DlqCommand::Discard(args) => redrive::discard(args).await,
     }
 }

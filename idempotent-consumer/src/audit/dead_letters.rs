@@ -9,7 +9,9 @@ use sqlx::types::time::OffsetDateTime;
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
-use super::letters::{Copies, Letter, LetterClaim, Original, check_copies, dlq_id_of, group_of};
+use super::letters::{
+    Copies, Letter, LetterClaim, Original, Redrive, check_copies, dlq_id_of, group_of,
+};
 use super::log::LogStream;
 use super::report::Invariant;
 use super::store;
@@ -99,6 +101,11 @@ async fn originals(
         SELECT dlq_id, key, value, headers
           FROM dead_letters
          WHERE dlq_id = ANY($1) AND consumer_group = $2
+         UNION ALL
+        SELECT past.dlq_id, key, value, headers
+          FROM past_dead_letterings AS past
+          JOIN dead_letters USING (message_id, consumer_group)
+         WHERE past.dlq_id = ANY($1) AND consumer_group = $2
         ",
     )
     .bind(&ids)
@@ -165,12 +172,23 @@ pub(super) async fn read_outbox(
 pub(super) async fn read_table(
     connection: &mut PgConnection,
     group: &str,
+    awaited: Option<OffsetDateTime>,
     copies: &Copies,
     findings: &mut Invariant,
 ) -> Result<u64, sqlx::Error> {
     let mut rows = sqlx::query(
         r#"
-        SELECT letter.dlq_id, letter.message_id, letter.topic, letter.partition, letter."offset",
+        SELECT letter.redrive_count,
+               coalesce(letter.state_changed_at < $2, false) AS is_awaited,
+               letter.state = 'redriven'
+               AND (EXISTS (SELECT FROM outbox WHERE redrive_of = letter.dlq_id)
+                    OR EXISTS (
+                           SELECT
+                             FROM retry_queue
+                            WHERE retry_queue.message_id = letter.message_id
+                              AND retry_queue.consumer_group = letter.consumer_group
+                       )) AS is_waiting,
+               letter.dlq_id, letter.message_id, letter.topic, letter.partition, letter."offset",
                letter.key, letter.value, letter.headers, letter.state, letter.last_failed_at,
                claim.outcome, claim.fingerprint, claim.topic AS claim_topic,
                claim.partition AS claim_partition, claim."offset" AS claim_offset
@@ -180,12 +198,50 @@ pub(super) async fn read_table(
         "#,
     )
     .bind(group)
+    .bind(awaited)
     .fetch(connection);
     let mut not_provable = 0;
     while let Some(row) = rows.try_next().await? {
         not_provable += u64::from(letter(&row)?.check(copies, findings));
     }
     Ok(not_provable)
+}
+
+/// Walks earlier dead-letterings of redriven messages: each has its copy, too. Returns how many could
+/// not be proved.
+pub(super) async fn read_past(
+    connection: &mut PgConnection,
+    group: &str,
+    copies: &Copies,
+    findings: &mut Invariant,
+) -> Result<u64, sqlx::Error> {
+    let mut rows = sqlx::query_as::<_, (Uuid, Uuid, OffsetDateTime)>(
+        "SELECT dlq_id, message_id, failed_at FROM past_dead_letterings WHERE consumer_group = $1",
+    )
+    .bind(group)
+    .fetch(connection);
+    let mut not_provable = 0;
+    while let Some((dlq_id, message_id, failed_at)) = rows.try_next().await? {
+        findings.checked += 1;
+        if copies.published.contains(&dlq_id) || copies.queued.contains(&dlq_id) {
+            continue;
+        }
+        if copies.gone_before_ms.is_some_and(|gone| milliseconds(failed_at) < gone) {
+            not_provable += 1;
+            continue;
+        }
+        findings.violation(|| {
+            format!(
+                "the earlier dead letter {dlq_id} (message {message_id}) has no copy in the dead \
+                 letter topic and none in the outbox"
+            )
+        });
+    }
+    Ok(not_provable)
+}
+
+fn milliseconds(at: OffsetDateTime) -> i64 {
+    i64::try_from(at.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX)
 }
 
 /// Claims that say dead-lettered, without a row that has the record.
@@ -238,8 +294,15 @@ fn letter(row: &PgRow) -> Result<Letter, sqlx::Error> {
         dlq_id: row.try_get("dlq_id")?,
         message_id: row.try_get("message_id")?,
         is_resolved: row.try_get::<&str, _>("state")? == "resolved",
-        failed_at_ms: i64::try_from(failed_at.unix_timestamp_nanos() / 1_000_000)
-            .unwrap_or(i64::MAX),
+        redrive: match row.try_get::<&str, _>("state")? {
+            "redriven" => Some(Redrive {
+                number: row.try_get("redrive_count")?,
+                is_waiting: row.try_get("is_waiting")?,
+                is_awaited: row.try_get("is_awaited")?,
+            }),
+            _ => None,
+        },
+        failed_at_ms: milliseconds(failed_at),
         record: Record {
             source: PartitionKey {
                 topic: row.try_get("topic")?,

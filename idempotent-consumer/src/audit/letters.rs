@@ -9,6 +9,7 @@ use super::report::Invariant;
 use crate::identity::{envelope, fingerprint};
 use crate::message::{Fingerprint, Headers, PartitionKey, Record};
 use crate::outcome::Outcome;
+use crate::redrive::{COUNT_HEADER, GROUP_HEADER, ID_HEADER};
 
 /// A row of `dead_letters` and the claim under its message id, if there is one.
 pub(super) struct Letter {
@@ -16,11 +17,23 @@ pub(super) struct Letter {
     pub(super) message_id: Uuid,
     /// A redriven message that was applied in the end.
     pub(super) is_resolved: bool,
+    /// How far its redrive is, if it is under way.
+    pub(super) redrive: Option<Redrive>,
     /// Milliseconds since 1970.
     pub(super) failed_at_ms: i64,
     /// The original record, as far as the row has it.
     pub(super) record: Record,
     pub(super) claim: Option<LetterClaim>,
+}
+
+/// A redrive that is under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Redrive {
+    pub(super) number: i32,
+    /// Its copy is in the outbox, or in the retry queue.
+    pub(super) is_waiting: bool,
+    /// It was waited for.
+    pub(super) is_awaited: bool,
 }
 
 pub(super) struct LetterClaim {
@@ -37,6 +50,8 @@ pub(super) struct Copies {
     pub(super) published: HashSet<Uuid>,
     /// On the way there, in the outbox.
     pub(super) queued: HashSet<Uuid>,
+    /// Redriven copies in the log that the consumer has not come to: message and number.
+    pub(super) unconsumed: HashSet<(Uuid, i32)>,
     /// Copies made before this time may be gone by retention. Milliseconds since 1970.
     pub(super) gone_before_ms: Option<i64>,
 }
@@ -49,6 +64,7 @@ impl Letter {
             None => findings.violation(|| format!("{self} has no claim in processed_messages")),
             Some(claim) => self.check_claim(claim, findings),
         }
+        self.check_redrive(copies, findings);
         if copies.published.contains(&self.dlq_id) || copies.queued.contains(&self.dlq_id) {
             return false;
         }
@@ -61,6 +77,21 @@ impl Letter {
         false
     }
 
+    /// A redrive that is under way has its copy somewhere ahead of the consumer.
+    fn check_redrive(&self, copies: &Copies, findings: &mut Invariant) {
+        let Some(Redrive { number, is_waiting, is_awaited }) = self.redrive else { return };
+        if !is_waiting && !copies.unconsumed.contains(&(self.message_id, number)) {
+            findings.violation(|| {
+                format!(
+                    "{self} is being redriven, but its copy {number} is neither in the outbox nor \
+                     ahead of the consumer"
+                )
+            });
+        } else if is_awaited {
+            findings.violation(|| format!("{self} is still being redriven"));
+        }
+    }
+
     fn check_claim(&self, claim: &LetterClaim, findings: &mut Invariant) {
         let is_dead = claim.outcome == Outcome::DeadLettered.as_str();
         if is_dead == self.is_resolved {
@@ -69,11 +100,10 @@ impl Letter {
             });
             return;
         }
-        // The claim of a resolved one is that of its copy.
-        if self.is_resolved {
-            return;
-        }
-        if claim.source != self.record.source || claim.offset != self.record.offset {
+        // The claim of a resolved one is that of its copy, elsewhere in the same partition.
+        let is_moved = claim.source != self.record.source
+            || (claim.offset != self.record.offset && !self.is_resolved);
+        if is_moved {
             findings.violation(|| {
                 format!("{self} has its claim at {} offset {}", claim.source, claim.offset)
             });
@@ -157,8 +187,14 @@ fn difference(copy: &Record, original: &Original) -> Option<&'static str> {
     if copy.value != original.value && !omitted {
         return Some("value");
     }
-    let mut of_copy = copy.headers.iter();
-    let starts_alike = original.headers.iter().all(|header| of_copy.next() == Some(header));
+    // Those that a redrive sets are never the original's.
+    let is_kept = |(name, _): &(&[u8], _)| {
+        let tickets = [ID_HEADER, COUNT_HEADER, GROUP_HEADER];
+        !tickets.iter().any(|ticket| name.eq_ignore_ascii_case(ticket.as_bytes()))
+    };
+    let mut of_copy = copy.headers.iter().filter(is_kept);
+    let starts_alike =
+        original.headers.iter().filter(is_kept).all(|header| of_copy.next() == Some(header));
     let rest_is_ours = of_copy.all(|(name, _)| name.starts_with(b"dlq-"));
     (!starts_alike || !rest_is_ours).then_some("list of headers")
 }
@@ -193,6 +229,7 @@ mod tests {
             dlq_id: Uuid::from_u128(1),
             message_id: Uuid::from_u128(2),
             is_resolved: false,
+            redrive: None,
             failed_at_ms: 1000,
             record,
             claim: Some(claim),
@@ -237,6 +274,20 @@ mod tests {
 
     fn claim(letter: &mut Letter) -> &mut LetterClaim {
         letter.claim.as_mut().unwrap()
+    }
+
+    #[test]
+    fn a_redrive_that_is_under_way_has_its_copy_ahead_of_the_consumer() {
+        let redriven = |is_waiting, is_awaited| {
+            letter(|letter| letter.redrive = Some(Redrive { number: 2, is_waiting, is_awaited }))
+        };
+        assert!(found(&redriven(true, false), &published()).is_empty());
+        assert!(found(&redriven(true, true), &published())[0].contains("still being redriven"));
+        assert!(found(&redriven(false, false), &published())[0].contains("copy 2 is neither"));
+        let of = |number| HashSet::from([(Uuid::from_u128(2), number)]);
+        let ahead = |number| Copies { unconsumed: of(number), ..published() };
+        assert!(found(&redriven(false, false), &ahead(2)).is_empty());
+        assert_eq!(found(&redriven(false, false), &ahead(1)).len(), 1);
     }
 
     #[test]

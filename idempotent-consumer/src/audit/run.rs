@@ -1,6 +1,6 @@
 //! The steps of an audit, in the order that makes it right beside working consumers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::time::Instant;
 
 use sqlx::postgres::PgConnectOptions;
@@ -23,6 +23,7 @@ use super::{AuditConfig, AuditError, Progress, Stage};
 use crate::identity::{FINGERPRINT_VERSION, IdMode};
 use crate::kafka::log_reader::Stretch;
 use crate::outcome::Outcome;
+use crate::redrive::Ticket;
 use crate::store::connect::connect;
 use crate::store::scope;
 
@@ -75,11 +76,13 @@ pub async fn audit<P: Projection>(
         order: KeyOrder::new(invariant(config, 5)),
         manifest,
         first_unconsumed: BTreeMap::new(),
+        unconsumed_copies: HashSet::new(),
         projection: &mut *projection,
         complete: true,
     };
     walk.read(&mut snapshot, config, &now.topic_id, id_mode, &mut progress).await?;
-    let Walk { mut merge, order, manifest, first_unconsumed, complete, .. } = walk;
+    let Walk { mut merge, order, manifest, first_unconsumed, complete, unconsumed_copies, .. } =
+        walk;
     let mut not_provable = merge.not_provable;
     if let Some(manifest) = &manifest {
         not_provable += manifest.not_provable;
@@ -114,7 +117,7 @@ pub async fn audit<P: Projection>(
     }
 
     let mut letters = invariant(config, 4);
-    let mut copies = Copies::default();
+    let mut copies = Copies { unconsumed: unconsumed_copies, ..Copies::default() };
     progress(Progress { stage: Stage::DeadLetters, done: 0, of: 0 });
     let dlq_log = log::stream(
         &config.kafka,
@@ -128,10 +131,14 @@ pub async fn audit<P: Projection>(
     };
     dead_letters::read_topic(&mut snapshot, group, &dlq_topic, dlq_log, &mut copies, &mut letters)
         .await?;
-    let outbox_before = awaited.and_then(|awaited| awaited.outbox_before);
+    let outbox_before = awaited.as_ref().and_then(|awaited| awaited.outbox_before);
+    let redriven_before = awaited.and_then(|awaited| awaited.redriven_before);
     merge.tally.outbox =
         dead_letters::read_outbox(&mut snapshot, outbox_before, &mut copies, &mut letters).await?;
-    not_provable += dead_letters::read_table(&mut snapshot, group, &copies, &mut letters).await?;
+    not_provable +=
+        dead_letters::read_table(&mut snapshot, group, redriven_before, &copies, &mut letters)
+            .await?;
+    not_provable += dead_letters::read_past(&mut snapshot, group, &copies, &mut letters).await?;
     dead_letters::check_claims(&mut snapshot, group, &mut letters).await?;
 
     progress(Progress { stage: Stage::Projection, done: 0, of: 0 });
@@ -214,6 +221,8 @@ struct Walk<'a, P> {
     order: KeyOrder,
     manifest: Option<Manifest>,
     first_unconsumed: BTreeMap<i32, i64>,
+    /// Redriven copies that are still to be consumed.
+    unconsumed_copies: HashSet<(Uuid, i32)>,
     projection: &'a mut P,
     /// Whether every applied event was seen.
     complete: bool,
@@ -271,6 +280,8 @@ impl<P: Projection> Walk<'_, P> {
     fn record(&mut self, seen: &Seen) {
         match self.merge.record(seen, self.ranges) {
             Judgement::Unconsumed => {
+                let ticket = Ticket::of(&seen.record);
+                self.unconsumed_copies.extend(ticket.map(|ticket| (ticket.id.0, ticket.number)));
                 self.first_unconsumed
                     .entry(seen.record.source.partition)
                     .or_insert(seen.record.offset);

@@ -17,10 +17,13 @@ pub(super) struct Awaited {
     pub(super) ends: Vec<i64>,
     /// Rows of the outbox from before this time of the database's clock.
     pub(super) outbox_before: Option<OffsetDateTime>,
+    /// Redrives from before this time of the database's clock.
+    pub(super) redriven_before: Option<OffsetDateTime>,
 }
 
 /// Waits until everything that was in the log when it began is consumed and none of it waits for
-/// another attempt, and then until what the outbox held at that moment is published; `wait` at most for both.
+/// another attempt, and then until what the outbox held at that moment is published and what was being
+/// redriven has come to its end; `wait` at most for all.
 pub(super) async fn settle(
     connection: &mut PgConnection,
     config: &AuditConfig,
@@ -34,6 +37,7 @@ pub(super) async fn settle(
         return Err(AuditError::NoTopic { topic: config.topic.clone() });
     };
     let ends: Vec<i64> = partitions.iter().map(|(_, end)| *end).collect();
+    let began = now(connection).await?;
     let mut consumed_at = None;
     loop {
         if consumed_at.is_none() {
@@ -50,7 +54,8 @@ pub(super) async fn settle(
             }
         }
         if let Some(consumed_at) = consumed_at {
-            let rows = outbox_rows(connection, consumed_at).await?;
+            let rows = outbox_rows(connection, consumed_at).await?
+                + redrives(connection, &config.consumer_group, began).await?;
             progress(Progress { stage: Stage::Waiting, done: 0, of: rows.unsigned_abs() });
             if rows == 0 {
                 break;
@@ -65,7 +70,7 @@ pub(super) async fn settle(
         Some(at) => Some(at),
         None => Some(now(connection).await?),
     };
-    Ok(Awaited { ends, outbox_before })
+    Ok(Awaited { ends, outbox_before, redriven_before: Some(began) })
 }
 
 /// What lies between the database's position and the ends.
@@ -104,4 +109,23 @@ async fn outbox_rows(
         .bind(before)
         .fetch_one(connection)
         .await
+}
+
+/// How many redrives from before that time are under way.
+async fn redrives(
+    connection: &mut PgConnection,
+    group: &str,
+    before: OffsetDateTime,
+) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar(
+        r"
+        SELECT count(*)
+          FROM dead_letters
+         WHERE consumer_group = $1 AND state = 'redriven' AND state_changed_at < $2
+        ",
+    )
+    .bind(group)
+    .bind(before)
+    .fetch_one(connection)
+    .await
 }

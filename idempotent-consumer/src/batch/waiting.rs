@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use uuid::Uuid;
 
+use super::redriven::Redriven;
 use super::{Batch, Item, Origin, PieceError, Setting};
 use crate::deferral::{KeyHash, Place, Wait, waits};
 use crate::handler::Handler;
@@ -34,6 +35,7 @@ pub(super) async fn waits_of<H: Handler>(
     batch: &Batch<H::Body>,
     plan: &Plan,
     range: Range<usize>,
+    redriven: &Redriven,
 ) -> Result<Vec<Option<Waits>>, PieceError> {
     let looks_up = opened.has_queue && batch.origin == Origin::Log;
     let has_failed = (0..range.end).any(|index| plan.deferral(index).is_some());
@@ -42,6 +44,7 @@ pub(super) async fn waits_of<H: Handler>(
     }
     let items = &batch.items[range.clone()];
     let keys: Vec<Option<KeyHash>> = items.iter().map(Item::key_hash).collect();
+    let is_redriven = |at: usize| redriven.number(range.start + at).is_some();
     let mut queued = Queued::default();
     if looks_up {
         let mut distinct: Vec<KeyHash> = keys.iter().flatten().copied().collect();
@@ -57,7 +60,7 @@ pub(super) async fn waits_of<H: Handler>(
     let mut places: Vec<Place> = items
         .iter()
         .zip(&keys)
-        .zip(range)
+        .zip(range.clone())
         .map(|((item, key), index)| {
             let Candidate { id, fingerprint, .. } = item.candidate;
             Place {
@@ -68,7 +71,16 @@ pub(super) async fn waits_of<H: Handler>(
         })
         .collect();
     let free = match batch.origin {
-        Origin::Log => free_among(opened, items, &waits(&places, &queued.keys)).await?,
+        Origin::Log => {
+            let mut waits = waits(&places, &queued.keys);
+            // Its claim is that of its dead letter: it has its outcome ahead of it.
+            waits
+                .iter_mut()
+                .enumerate()
+                .filter(|(at, _)| is_redriven(*at))
+                .for_each(|(_, wait)| *wait = None);
+            free_among(opened, items, &waits).await?
+        }
         Origin::RetryQueue => HashMap::new(),
     };
     for at in free.keys() {

@@ -103,8 +103,10 @@ pub struct DeadLetter {
     /// When its state last changed.
     #[serde(with = "time::serde::rfc3339::option")]
     pub state_changed_at: Option<OffsetDateTime>,
-    /// By whom.
+    /// By whom it was redriven or discarded.
     pub state_changed_by: Option<String>,
+    /// Why it is in this state, where that is not plain: its redrive could not be published.
+    pub state_reason: Option<String>,
 }
 
 /// Which dead letters to list. The default is all.
@@ -160,7 +162,7 @@ pub async fn list_dead_letters(
     Ok(())
 }
 
-/// The group's dead letters that have this id as dlq id, message id or original id, the best match
+/// The group's dead letters that have this id as dlq id (also an earlier one), message id or original id, the best match
 /// first: a message has one of its own at most, and one for each conflicting message with its id.
 ///
 /// # Errors
@@ -176,9 +178,11 @@ pub async fn dead_letter(
                error_class, error_code, error_message, attempts, first_failed_at, last_failed_at,
                extract(epoch FROM clock_timestamp() - last_failed_at)::float8 AS age_seconds,
                state, redrive_count,
-               record_timestamp, headers, value, state_changed_at, state_changed_by
+               record_timestamp, headers, value, state_changed_at, state_changed_by, state_reason
           FROM dead_letters
-         WHERE consumer_group = $1 AND (dlq_id = $2 OR message_id = $2 OR original_id = $2)
+         WHERE consumer_group = $1
+           AND (dlq_id = $2 OR message_id = $2 OR original_id = $2
+                OR message_id IN (SELECT message_id FROM past_dead_letterings WHERE dlq_id = $2))
          ORDER BY dlq_id = $2 DESC, message_id = $2 DESC, last_failed_at, partition, "offset"
          LIMIT 20
         "#,
@@ -220,7 +224,7 @@ pub async fn dead_letters_with_producer_id(
                error_class, error_code, error_message, attempts, first_failed_at, last_failed_at,
                extract(epoch FROM clock_timestamp() - last_failed_at)::float8 AS age_seconds,
                state, redrive_count,
-               record_timestamp, headers, value, state_changed_at, state_changed_by
+               record_timestamp, headers, value, state_changed_at, state_changed_by, state_reason
           FROM dead_letters
          WHERE consumer_group = $1 AND original_id = ANY($2)
          ORDER BY last_failed_at, partition, "offset"
@@ -298,5 +302,6 @@ fn whole(row: &PgRow) -> Result<DeadLetter, sqlx::Error> {
         value: row.try_get("value")?,
         state_changed_at: row.try_get("state_changed_at")?,
         state_changed_by: row.try_get("state_changed_by")?,
+        state_reason: row.try_get("state_reason")?,
     })
 }

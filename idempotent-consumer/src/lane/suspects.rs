@@ -112,7 +112,8 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
             let id_mode = &shared.config.message_id_from;
             Batch::from_log(records, &self.topic_id, id_mode, &shared.decoder)
         };
-        let plan = Plan::new(vec![0; batch.len()], shared.config.max_attempts);
+        let mut plan = Plan::new(vec![0; batch.len()], shared.config.max_attempts);
+        plan.isolate(&batch.redriven_behind_their_message());
         self.process(&batch, plan, false).await
     }
 
@@ -160,9 +161,8 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
         };
         let attempts = due.iter().map(|due| due.attempts).collect();
         let mut plan = Plan::new(attempts, shared.config.max_attempts);
-        let failing: Vec<usize> =
+        let mut apart: Vec<usize> =
             (0..due.len()).filter(|index| due[*index].fails_its_batch).collect();
-        plan.isolate(&failing);
         let batch = {
             let _in_work = self.in_work(alone, &shared.alone).await?;
             if alone {
@@ -179,6 +179,9 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
             let _watched = shared.watchdog.watch(self.name.partition, first.1);
             Batch::from_retry_queue(due, &shared.config.message_id_from, &shared.decoder)
         };
+        apart.extend(batch.redriven_behind_their_message());
+        apart.sort_unstable();
+        plan.isolate(&apart);
         self.process(&batch, plan, alone).await
     }
 

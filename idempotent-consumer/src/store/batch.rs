@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::dead_letters::{self, NewDeadLetter};
 use super::outbox;
+use super::redrive::{self, Ended, Locked};
 use super::retry_queue::{self, Changes, Queued};
 use crate::deferral::KeyHash;
 use crate::failpoint::failpoint;
@@ -131,6 +132,14 @@ impl<'c> Opened<'c> {
         Ok(retry_queue::look_up(&mut self.transaction, &self.lane, topic_id, keys, offsets).await?)
     }
 
+    /// Locks the dead letters of these messages, as far as they are of this partition.
+    pub(crate) async fn lock_dead_letters(
+        &mut self,
+        ids: &[Uuid],
+    ) -> Result<HashMap<MessageId, Locked>, BatchError> {
+        Ok(redrive::lock(&mut self.transaction, &self.lane, ids).await?)
+    }
+
     /// Who holds these ids, without claiming any.
     pub(crate) async fn holders(
         &mut self,
@@ -249,6 +258,8 @@ pub(crate) struct Ends<'a> {
     /// Claimed as applied, and rejected by the handler.
     pub rejected: Vec<MessageId>,
     pub dead: Vec<NewDeadLetter<'a>>,
+    /// What became of redriven copies.
+    pub redriven: Ended<'a>,
     pub outgoing: &'a [Outgoing],
     pub dlq_topic: &'a str,
     pub topic_id: &'a str,
@@ -284,9 +295,10 @@ impl<'c> Claimed<'c> {
 
     /// Writes dead letters, what is to be published, and progress.
     pub(crate) async fn finish(mut self, ends: &Ends<'_>) -> Result<Finished<'c>, BatchError> {
-        let Ends { rejected, dead, outgoing, dlq_topic, topic_id, queue, next_offset, counts } =
-            ends;
-        let Opened { transaction, lane, xact, .. } = &mut self.opened;
+        let Ends { rejected, dead, outgoing, dlq_topic, topic_id, queue, counts, .. } = ends;
+        let Ends { redriven, next_offset, .. } = ends;
+        let Opened { transaction, lane, xact, batch_seq, accepted_batch_seq, .. } =
+            &mut self.opened;
         if !rejected.is_empty() {
             let ids: Vec<Uuid> = rejected.iter().map(|id| id.0).collect();
             sqlx::query(
@@ -306,6 +318,16 @@ impl<'c> Claimed<'c> {
             dead_letters::insert(transaction, &lane.group, dead).await?;
             let copies: Vec<Outgoing> =
                 dead.iter().map(|letter| letter.copy(&lane.group, dlq_topic)).collect();
+            outbox::insert(transaction, &copies, true).await?;
+        }
+        if !redriven.replaced.is_empty() {
+            let batch_seqs = (*batch_seq, *accepted_batch_seq);
+            redrive::replace(transaction, &lane.group, &redriven.replaced, batch_seqs).await?;
+        }
+        if !redriven.again.is_empty() {
+            redrive::dead_again(transaction, &lane.group, &redriven.again).await?;
+            let copies: Vec<Outgoing> =
+                redriven.again.iter().map(|(it, _)| it.copy(&lane.group, dlq_topic)).collect();
             outbox::insert(transaction, &copies, true).await?;
         }
         if !outgoing.is_empty() {
@@ -336,7 +358,8 @@ impl<'c> Claimed<'c> {
         .bind(next_offset.unwrap_or(0))
         .bind(counts.applied)
         .bind(counts.duplicates)
-        .bind(counts.dead_lettered)
+        // By their claims, of which a redriven message has had one from the beginning.
+        .bind(counts.dead_lettered - redriven.counted_before())
         .bind(counts.skipped)
         .fetch_optional(&mut **transaction)
         .await?;

@@ -6,6 +6,7 @@ pub(crate) mod dead_letters;
 pub mod migrate;
 pub(crate) mod outbox;
 pub(crate) mod position;
+pub(crate) mod redrive;
 pub(crate) mod retention;
 pub(crate) mod retry_queue;
 pub(crate) mod scope;

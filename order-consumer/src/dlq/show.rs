@@ -98,6 +98,12 @@ fn render(out: &mut String, letter: &DeadLetter) -> std::fmt::Result {
     let mut line = |what: &str, text: &str| writeln!(out, "{what:<16}{text}");
     line("dead letter", &summary.dlq_id.to_string())?;
     line("state", &state(letter))?;
+    if let Some(reason) = &letter.state_reason {
+        line("", &one_line(reason, 300))?;
+    }
+    if summary.redrive_count > 0 {
+        line("redriven", &counted(summary.redrive_count, "time"))?;
+    }
     line("error", &format!("{} ({})", one_line(&summary.error_code, 60), summary.error_class))?;
     line("", &one_line(&summary.error_message, 1024))?;
     line("dead-lettered", &when(letter))?;

@@ -12,6 +12,7 @@ mod limits;
 mod poison;
 mod purge;
 mod rebalance;
+mod redrive;
 mod retries;
 mod sabotage;
 mod servers;

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use idempotent_consumer::publish::Topics;
-use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier,
+    TopicReplication,
+};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::{Offset, TopicPartitionList};
@@ -35,6 +38,15 @@ impl Place {
         eventually("it is known", || {
             self.topics().partitions(name).unwrap() == usize::try_from(partitions).ok()
         });
+    }
+
+    /// Changes a setting of a topic.
+    pub(crate) fn alter_topic(&self, name: &str, setting: &str, value: &str) {
+        let change = AlterConfig::new(ResourceSpecifier::Topic(name)).set(setting, value);
+        let done = self.admin().alter_configs([&change], &AdminOptions::new());
+        for one in wait(done).unwrap() {
+            one.unwrap();
+        }
     }
 
     pub(crate) fn delete_topic(&self, name: &str) {
