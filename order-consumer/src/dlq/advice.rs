@@ -8,8 +8,12 @@ use crate::show::order_id_of;
 /// Sentences for the screen.
 pub(super) fn advice(letter: &DeadLetter) -> Vec<String> {
     let summary = &letter.summary;
-    if summary.state != DeadLetterState::Open {
-        return vec![format!("nothing: it is {}", summary.state.as_str())];
+    match summary.state {
+        DeadLetterState::Open => {}
+        DeadLetterState::Redriven => {
+            return vec!["nothing: its redrive is under way, once a consumer runs.".to_owned()];
+        }
+        state => return vec![format!("nothing: it is {}", state.as_str())],
     }
     let mut out = vec!["orders and totals have nothing of this message.".to_owned()];
     if summary.error_code == "id_conflict" {
@@ -39,11 +43,11 @@ pub(super) fn advice(letter: &DeadLetter) -> Vec<String> {
     if let Some(order_id) = order_id_of(&record(letter)) {
         out.push(format!("The whole story of its order: order-consumer show {order_id}"));
     }
-    out.push(
-        "If its effect is still wanted, have it sent again, mended, under a new id: this id has \
-         its outcome, so the same again counts as a duplicate."
-            .to_owned(),
-    );
+    out.push(format!(
+        "Once the cause is mended: order-consumer dlq redrive {}. If the record has to be \
+             mended, have it sent again under a new id: the same id counts as a duplicate.",
+        summary.dlq_id
+    ));
     out
 }
 
