@@ -293,8 +293,7 @@ mod tests {
         let mut result = ask(&batch, &mut HashMap::from([(batch[0].id, batch[0].fingerprint)]));
         result.redriven.insert(1);
         let standings = judge(&batch, &result).unwrap();
-        use Standing::{Duplicate, Fresh};
-        assert_eq!(standings[..3], [Duplicate, Fresh, Duplicate]);
+        assert_eq!(standings[..3], [Standing::Duplicate, Standing::Fresh, Standing::Duplicate]);
         assert!(matches!(standings[3], Standing::Conflict(_)));
     }
 
