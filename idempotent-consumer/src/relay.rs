@@ -24,6 +24,9 @@ use crate::store::{outbox, redrive};
 
 const LEASE: Duration = Duration::from_secs(15);
 const RENEW_AFTER: Duration = Duration::from_secs(5);
+/// Of a producer that gets no answer for so long another one takes the place. Kafka may be away;
+/// but the client also waits by the clock of the day, and stands still where that was set back.
+const STALLED_AFTER: Duration = Duration::from_secs(20);
 const IDLE: Duration = Duration::from_millis(100);
 const ROWS: i64 = 500;
 const BYTES: i64 = 8 * 1024 * 1024;
@@ -126,6 +129,8 @@ impl Relay {
     ) -> Result<(), RelayError> {
         let Publishing { publisher, deliveries } = publishing;
         let mut ended: Vec<(i64, Result<(), DeliveryError>)> = Vec::new();
+        let mut heard_at = Instant::now();
+        let mut stalled = None;
         loop {
             failpoint("relay.before_send");
             hand_over(publisher, round, &mut ended);
@@ -145,6 +150,11 @@ impl Relay {
                 let id = token.cast_signed();
                 round.ended(id, outcome.is_ok());
                 ended.push((id, outcome.map(|_| ())));
+                heard_at = Instant::now();
+            } else if heard_at.elapsed() > STALLED_AFTER {
+                let waiting = format!("{} records are waiting for Kafka", round.under_way());
+                stalled = Some(waiting);
+                break;
             }
             if leased_at.is_none_or(|at| at.elapsed() > RENEW_AFTER) {
                 // The rows are on their way: nobody else should send them too.
@@ -162,7 +172,7 @@ impl Relay {
         failpoint("relay.after_delete");
         metrics::counter!("idempotent_consumer_outbox_published_total")
             .increment(acknowledged.len() as u64);
-        let mut unconfirmed = None;
+        let mut unconfirmed = stalled;
         for (id, outcome) in ended {
             match outcome {
                 Ok(()) => {}

@@ -103,7 +103,8 @@ impl Drop for Publisher {
     fn drop(&mut self) {
         if let Some(producer) = self.producer.take() {
             producer.purge(PurgeConfig::default().queue().inflight());
-            std::thread::spawn(move || drop(producer));
+            // Without a thread to be had, it is waited for after all.
+            let _ = std::thread::Builder::new().spawn(move || drop(producer));
         }
     }
 }

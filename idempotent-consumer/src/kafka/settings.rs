@@ -146,7 +146,9 @@ impl KafkaSettings {
             .set("bootstrap.servers", &self.bootstrap_servers)
             .set("client.software.name", "idempotent-consumer")
             .set("allow.auto.create.topics", "false")
-            .set("log.connection.close", "false");
+            .set("log.connection.close", "false")
+            // Its default of 10 s is a long time for a broker that is back.
+            .set("reconnect.backoff.max.ms", "2000");
         for (name, value) in &self.properties {
             if !others.contains(&name.as_str()) {
                 config.set(name, value);
