@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
+use futures_util::future::join_all;
 use tokio::time::sleep;
 
 use crate::children::Program;
@@ -29,13 +30,7 @@ pub async fn perform(
     let stage = Stage::set(scene, plan, folder, shown).await?;
     stage.timeline.note(plan);
     let mut line = Line::of(plan);
-    let faults = async {
-        let mut all = Vec::new();
-        for fault in &plan.faults {
-            all.push(meet(&stage, fault));
-        }
-        futures_join(all).await
-    };
+    let faults = join_all(plan.faults.iter().map(|fault| meet(&stage, fault)));
     let (loaded, met) = tokio::join!(load(&stage), faults);
     scene.heal_links();
     loaded?;
@@ -60,25 +55,6 @@ pub async fn perform(
         stage.clear().await?;
     }
     Ok(line)
-}
-
-/// Runs all at once, on this task.
-async fn futures_join<T>(all: Vec<impl Future<Output = T>>) -> Vec<T> {
-    let mut all: Vec<_> = all.into_iter().map(|one| (Box::pin(one), None)).collect();
-    std::future::poll_fn(|context| {
-        let mut is_done = true;
-        for (future, end) in &mut all {
-            if end.is_none() {
-                match future.as_mut().poll(context) {
-                    std::task::Poll::Ready(value) => *end = Some(value),
-                    std::task::Poll::Pending => is_done = false,
-                }
-            }
-        }
-        if is_done { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
-    })
-    .await;
-    all.into_iter().filter_map(|(_, end)| end).collect()
 }
 
 enum Met {
