@@ -129,6 +129,22 @@ MUTATIONS = [
         (ENGINE_TESTS, "whatever_fails_and_whoever_comes_and_goes_outcomes_and_order_are_those_of_the_model"),
     ),
     Mutation(
+        "redrive-frees-the-claim",
+        "a redrive takes the claim away, so that the message may come in by any way",
+        [(ENGINE + "store/redrive.rs",
+          "    .bind(&locked)\n    .bind(who)\n",
+          "    .bind(&locked)\n    .bind(who)\n"
+          "    .execute(&mut *transaction)\n"
+          "    .await?;\n"
+          "    sqlx::query(\n"
+          "        \"DELETE FROM processed_messages WHERE message_id IN (SELECT message_id FROM dead_letters \\\n"
+          "         WHERE dlq_id = ANY($1))\",\n"
+          "    )\n"
+          "    .bind(&locked)\n")],
+        (CONSUMER_TESTS,
+         "a_redriven_message_is_applied_once_and_everything_else_with_its_id_is_a_duplicate"),
+    ),
+    Mutation(
         "window-not-checked",
         "a message older than the dedup window is applied",
         [(ENGINE + "window.rs",

@@ -127,14 +127,24 @@ impl<B> Item<B> {
 }
 
 impl<B> Batch<B> {
-    /// Records from the log.
+    /// Records from the log. Those below `settled` have their outcome, and are not looked into.
     pub(crate) fn from_log(
         records: Vec<Record>,
+        settled: i64,
         topic_id: &str,
         id_mode: &IdMode,
         decoder: &impl Decoder<Body = B>,
     ) -> Self {
-        let decode = |record| Item::decode(record, topic_id, id_mode, decoder);
+        let decode = |record: Record| {
+            if record.offset < settled {
+                let identity = identity::identify(&record, topic_id, id_mode);
+                return Item {
+                    ticket: None,
+                    ..Item::new(record, identity, Content::Settled, None)
+                };
+            }
+            Item::decode(record, topic_id, id_mode, decoder)
+        };
         Self { items: records.into_iter().map(decode).collect(), origin: Origin::Log }
     }
 
@@ -211,6 +221,8 @@ pub(crate) struct Setting<'a, H> {
     pub handler: &'a H,
     pub lane: &'a LaneName,
     pub topic_id: &'a str,
+    /// Where the lane knows the database to be.
+    pub database_next: i64,
     /// The topic's id as of after the records came in; `None` if they are not read from the log.
     pub confirmation: Option<Confirmation>,
     pub dlq_topic: &'a str,
@@ -231,7 +243,8 @@ pub(crate) async fn run_piece<H: Handler>(
     range: Range<usize>,
 ) -> Result<PieceEnd, PieceError> {
     failpoint("consumer.before_begin");
-    let mut opened = Opened::begin(connection, setting.lane, setting.begin_sql).await?;
+    let expected = Some(setting.database_next);
+    let mut opened = Opened::begin(connection, setting.lane, setting.begin_sql, expected).await?;
     failpoint("consumer.after_begin");
     let redriven = redriven_of(&mut opened, setting.lane, batch, range.clone()).await?;
     let waits = waits_of(&mut opened, setting, batch, plan, range.clone(), &redriven).await?;
@@ -430,9 +443,11 @@ pub(crate) async fn run_empty(
     connection: &mut PgConnection,
     lane: &LaneName,
     begin_sql: &str,
+    expected_next: Option<i64>,
     offset: Option<i64>,
 ) -> Result<Committed, PieceError> {
-    let claimed = Opened::begin(connection, lane, begin_sql).await?.claim(&[], &[], &[]).await?;
+    let opened = Opened::begin(connection, lane, begin_sql, expected_next).await?;
+    let claimed = opened.claim(&[], &[], &[]).await?;
     let counts = Counts::default();
     let ends = Ends {
         rejected: Vec::new(),

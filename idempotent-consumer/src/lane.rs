@@ -242,6 +242,7 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
         let mut failures = Failures::default();
         let started = Instant::now();
         let mut confirmed = batch.is_from_retry_queue();
+        let mut charged = alone;
         while let Some(step) = plan.next_step() {
             if self.cancel.is_cancelled() {
                 return Err(Leave::Cancelled);
@@ -262,6 +263,10 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
                 }
             }
             let in_work = self.in_work(alone, &shared.alone).await?;
+            if alone && !charged {
+                self.charge_again(batch).await?;
+                charged = true;
+            }
             let Some(mut connection) = self.connection.take() else { continue };
             let begun = Instant::now();
             let ended = {
@@ -272,6 +277,7 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
                     handler: &shared.handler,
                     lane: &self.name,
                     topic_id: &self.topic_id,
+                    database_next: self.database_next,
                     confirmation: (!confirmed).then(|| shared.identity.as_of_now()),
                     dlq_topic: &shared.config.dlq_topic,
                     begin_sql: &shared.begin_sql,
@@ -285,15 +291,17 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
                 let piece = run_piece(&mut connection, &setting, batch, &plan, step.range.clone());
                 tokio::time::timeout(limit, piece).await
             };
-            // Whatever is waited for now, nothing is in work.
-            drop(in_work);
+            // Whatever is waited for now, nothing is in work, and nothing is charged.
+            let in_work = Some(in_work).filter(|_| alone);
             let Ok(ended) = ended else {
+                drop(in_work);
                 // The server has gone silent. What it made of the transaction, it will tell.
                 self.back_off(1, "database: no answer").await?;
                 continue;
             };
             match ended {
                 Ok(PieceEnd::Committed(committed)) => {
+                    drop(in_work);
                     self.connection = Some(connection);
                     confirmed = true;
                     plan.committed();
@@ -306,6 +314,7 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
                 }
                 Ok(PieceEnd::Retry(later)) => {
                     self.connection = rolled_back(connection).await;
+                    charged = alone && !self.discharge(in_work).await;
                     failures = Failures::default();
                     for (index, reason) in &later {
                         tracing::debug!(
@@ -328,6 +337,7 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
                     if error.keeps_connection() {
                         self.connection = rolled_back(connection).await;
                     }
+                    charged = alone && !self.discharge(in_work).await;
                     let first = batch.queue_no(step.range.start);
                     self.fail(error, first, &mut plan, &mut failures).await?;
                 }
@@ -382,7 +392,13 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
         }
         let Some(mut connection) = self.connection.take() else { return Err(Leave::Reposition) };
         let limit = Duration::from_secs(30);
-        let empty = run_empty(&mut connection, &self.name, &self.shared.begin_sql, Some(offset));
+        let empty = run_empty(
+            &mut connection,
+            &self.name,
+            &self.shared.begin_sql,
+            Some(self.database_next),
+            Some(offset),
+        );
         match tokio::time::timeout(limit, empty).await {
             Ok(Ok(committed)) => {
                 self.connection = Some(connection);

@@ -68,6 +68,8 @@ impl Caution {
 pub fn verdict(charges: u32, max_crashes: u32) -> Option<Verdict> {
     let ended = charges.saturating_sub(1);
     (ended >= max_crashes.max(1)).then(|| {
+        // A process that was to write this down may have ended over something else.
+        let ended = ended.min(max_crashes.max(1));
         let text = format!(
             "{ended} times the process ended while it worked on this message and on nothing else"
         );

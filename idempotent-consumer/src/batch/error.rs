@@ -46,7 +46,7 @@ impl PieceError {
             Self::Batch(BatchError::TransactionEnded)
             | Self::WrongAnswers { .. }
             | Self::TooManyDeadLetters { .. } => FailureClass::Stop,
-            Self::Batch(BatchError::Fenced)
+            Self::Batch(BatchError::Fenced | BatchError::Moved)
             | Self::Commit { .. }
             | Self::Vanished(_)
             | Self::LogUnknown(_)

@@ -43,7 +43,7 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
             self.back_off(4, &error.to_string()).await?;
             return Err(Leave::Reposition);
         }
-        if matches!(error, PieceError::LogReplaced) {
+        if matches!(error, PieceError::LogReplaced | PieceError::Batch(BatchError::Moved)) {
             return Err(Leave::Reposition);
         }
         if let PieceError::LogUnknown(why) = &error {
@@ -114,7 +114,10 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
                 None => connect(&self.shared.database, name).await.ok()?,
             };
             let begin_sql = &self.shared.begin_sql;
-            run_empty(&mut connection, &self.name, begin_sql, None).await.ok().map(|_| connection)
+            run_empty(&mut connection, &self.name, begin_sql, None, None)
+                .await
+                .ok()
+                .map(|_| connection)
         };
         let committed = tokio::time::timeout(Duration::from_secs(30), empty).await.ok().flatten();
         let commits = committed.is_some();

@@ -2,6 +2,7 @@
 //! [`crate::suspects`].
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{RwLockReadGuard, RwLockWriteGuard};
 
@@ -10,6 +11,7 @@ use crate::batch::Batch;
 use crate::handler::{Decoder, Handler};
 use crate::message::Record;
 use crate::plan::Plan;
+use crate::store::connect::connect;
 use crate::store::position::Progress;
 use crate::store::retry_queue::Due;
 use crate::store::suspects;
@@ -66,23 +68,26 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
     /// Works records of the log off, as carefully as they have to be.
     pub(super) async fn apply(&mut self, mut records: Vec<Record>) -> Result<(), Leave> {
         match self.caution {
-            Caution::Trusting => self.apply_together(records).await,
+            Caution::Trusting => self.apply_together(records, i64::MIN).await,
             Caution::Careful { .. } => {
-                let messages = records.len();
+                // Those below have their outcome; read again, they are no suspects.
+                let settled = self.database_next;
+                let messages =
+                    records.len() - records.partition_point(|record| record.offset < settled);
                 if let Some(last) = records.last() {
                     self.hand_out(last.offset + 1).await?;
                 }
-                self.apply_together(records).await?;
+                self.apply_together(records, settled).await?;
                 self.relax(messages);
                 Ok(())
             }
             Caution::Alone { until } => {
-                // Those below have their outcome; read again, they are no suspects.
-                let first = records.partition_point(|record| record.offset < self.database_next);
+                let settled = self.database_next;
+                let first = records.partition_point(|record| record.offset < settled);
                 let end = records.partition_point(|record| record.offset < until).max(first);
                 let behind = records.split_off(end);
                 let suspects = records.split_off(first);
-                self.apply_together(records).await?;
+                self.apply_together(records, settled).await?;
                 for record in suspects {
                     self.apply_alone(record).await?;
                     self.relax(1);
@@ -90,7 +95,7 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
                 if !behind.is_empty() {
                     self.caution = Caution::Trusting;
                 }
-                self.apply_together(behind).await
+                self.apply_together(behind, settled).await
             }
         }
     }
@@ -103,14 +108,16 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
         }
     }
 
-    async fn apply_together(&mut self, records: Vec<Record>) -> Result<(), Leave> {
+    /// Those below `settled` have their outcome, and are not even decoded: one of them may have
+    /// ended a process in just that.
+    async fn apply_together(&mut self, records: Vec<Record>, settled: i64) -> Result<(), Leave> {
         let Some(first) = records.first().map(|record| record.offset) else { return Ok(()) };
         let shared = Arc::clone(&self.shared);
         let batch = {
             let _in_work = self.in_work(false, &shared.alone).await?;
             let _watched = shared.watchdog.watch(self.name.partition, first);
             let id_mode = &shared.config.message_id_from;
-            Batch::from_log(records, &self.topic_id, id_mode, &shared.decoder)
+            Batch::from_log(records, settled, &self.topic_id, id_mode, &shared.decoder)
         };
         let mut plan = Plan::new(vec![0; batch.len()], shared.config.max_attempts);
         plan.isolate(&batch.redriven_behind_their_message());
@@ -134,12 +141,12 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
             };
             let _watched = shared.watchdog.watch(self.name.partition, record.offset);
             let id_mode = &shared.config.message_id_from;
-            match guilty {
-                Some(verdict) => {
-                    tracing::warn!(partition = %self.label, offset = record.offset, "{}", verdict.text);
-                    Batch::doomed(record, &self.topic_id, id_mode, verdict)
-                }
-                None => Batch::from_log(vec![record], &self.topic_id, id_mode, &shared.decoder),
+            if let Some(verdict) = guilty {
+                tracing::warn!(partition = %self.label, offset = record.offset, "{}", verdict.text);
+                Batch::doomed(record, &self.topic_id, id_mode, verdict)
+            } else {
+                let (records, decoder) = (vec![record], &shared.decoder);
+                Batch::from_log(records, i64::MIN, &self.topic_id, id_mode, decoder)
             }
         };
         let plan = Plan::new(vec![0], shared.config.max_attempts);
@@ -185,6 +192,34 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
         self.process(&batch, plan, alone).await
     }
 
+    /// The attempt has not ended the process: what it was charged with is taken back before
+    /// anything else may be in work. `false` if that has to wait.
+    pub(super) async fn discharge(&mut self, in_work: Option<InWork<'_>>) -> bool {
+        if in_work.is_none() {
+            return true;
+        }
+        let Some(connection) = &mut self.connection else { return false };
+        let discharge = suspects::discharge(connection, &self.name, &self.shared.process);
+        let discharged = within(discharge).await.is_ok();
+        if !discharged {
+            self.connection = None;
+        }
+        discharged
+    }
+
+    /// Charges the one message of a batch again, for its next attempt.
+    pub(super) async fn charge_again(&mut self, batch: &Batch<H::Body>) -> Result<(), Leave> {
+        let shared = Arc::clone(&self.shared);
+        let Some(connection) = &mut self.connection else { return Err(Leave::Reposition) };
+        let process = &shared.process;
+        let charges = if let Some(queue_no) = batch.queue_no(0) {
+            within(suspects::charge_waiting(connection, process, queue_no)).await
+        } else {
+            within(suspects::charge(connection, &self.name, process, batch.offset(0))).await
+        };
+        self.charged(charges).await?.map(|_| ()).ok_or(Leave::Reposition)
+    }
+
     async fn hand_out(&mut self, up_to: i64) -> Result<(), Leave> {
         let Some(connection) = &mut self.connection else { return Err(Leave::Reposition) };
         match within(suspects::hand_out(connection, &self.name, up_to)).await {
@@ -209,12 +244,24 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
 
     /// The end of the lane, and not of the process: nothing that it had in work is to blame.
     pub(super) async fn give_back(&mut self) {
-        let Some(mut connection) = self.connection.take() else { return };
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
+            // It never owned the partition.
+            None if self.topic_id.is_empty() => return,
+            None => {
+                let connected = connect(&self.shared.database, &self.application_name);
+                match tokio::time::timeout(Duration::from_secs(3), connected).await {
+                    Ok(Ok(connection)) => connection,
+                    _ => return,
+                }
+            }
+        };
         let given_back = suspects::give_back(
             &mut connection,
             &self.name,
             &self.shared.process,
             self.caution.is_clean(),
+            self.suspects_due_before,
             matches!(self.caution, Caution::Alone { .. }),
         );
         if let Err(error) = within(given_back).await {

@@ -35,6 +35,9 @@ pub(crate) enum BatchError {
     /// Another lane has taken the partition over. Nothing was written.
     #[error("another consumer works on this partition now")]
     Fenced,
+    /// The database is not where the lane left it: it was set back, or an operator moved it.
+    #[error("the database has moved")]
+    Moved,
     /// The handler committed or rolled back the transaction it was given.
     #[error(
         "the handler ended the transaction it was given; leave BEGIN, COMMIT and ROLLBACK to the engine"
@@ -67,6 +70,7 @@ impl<'c> Opened<'c> {
         connection: &'c mut PgConnection,
         lane: &LaneName,
         begin_sql: &str,
+        expected_next: Option<i64>,
     ) -> Result<Self, BatchError> {
         let begin = sqlx::AssertSqlSafe(begin_sql.to_owned());
         let mut transaction = connection.begin_with(begin).await?;
@@ -107,6 +111,9 @@ impl<'c> Opened<'c> {
             reaches_back_to_ms: row.try_get("reaches_back_to_ms")?,
             next_offset: row.try_get("next_offset")?,
         };
+        if expected_next.is_some_and(|expected| expected != memory.next_offset) {
+            return Err(BatchError::Moved);
+        }
         let has_queue = row.try_get("has_queue")?;
         let accepted_batch_seq = row.try_get("accepted_batch_seq")?;
         let lane = lane.clone();

@@ -174,6 +174,9 @@ impl Changes<'_> {
             r"
             UPDATE retry_queue
                SET attempts = failed.attempts,
+                   -- This process has outlived the attempt.
+                   charges = charges - CASE WHEN charged_by = '' THEN 0 ELSE 1 END,
+                   charged_by = '',
                    next_attempt_at = clock_timestamp()
                        + CASE WHEN given_up_by IS NULL THEN next_in_ms ELSE 0 END
                        * interval '1 millisecond',
@@ -311,7 +314,9 @@ pub(crate) async fn due(
         SELECT queue_no, topic_id, "offset", record_timestamp_ms, key, value, headers, attempts,
                first_failed_at, given_up_by, error_message,
                coalesce(error_code <> 'retry', false) AS fails_its_batch, of_old_log,
-               charges > 0 OR coalesce(next_attempt_at <= $6, false) AS is_suspect
+               charges > 0 OR coalesce(next_attempt_at <= $6, false)
+                   -- Tried together with the one before it, or not yet.
+                   OR coalesce(attempts = 0 AND queued_at <= $6, false) AS is_suspect
           FROM sized
           JOIN retry_queue USING (queue_no)
          WHERE place = 1 OR (place <= $4 AND up_to_here <= $5)

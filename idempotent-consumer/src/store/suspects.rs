@@ -1,6 +1,7 @@
 //! What is written down before messages go into work, where a process has ended in its work
 //! before. Each statement is a transaction of its own, committed before the work begins.
 
+use sqlx::types::time::OffsetDateTime;
 use sqlx::{Connection, PgConnection};
 
 use super::batch::LaneName;
@@ -89,16 +90,21 @@ pub(crate) async fn give_back(
     lane: &LaneName,
     process: &str,
     clean: bool,
+    suspects_due_before: Option<OffsetDateTime>,
     keeps_suspects: bool,
 ) -> Result<(), sqlx::Error> {
     let mut transaction = connection.begin().await?;
     sqlx::query(
         r"
         UPDATE partition_progress
-           SET clean = $6,
-               handed_out = CASE WHEN $7 THEN handed_out ELSE next_offset END,
-               charges = charges - CASE WHEN charged_by = $5 THEN 1 ELSE 0 END,
-               charged_by = ''
+           SET clean = $5 AND NOT EXISTS (
+                   -- As in the retry queue's `due`: those that have not been tried since.
+                   SELECT
+                     FROM retry_queue
+                    WHERE consumer_group = $1 AND topic = $2 AND partition = $3
+                      AND (next_attempt_at <= $7 OR (attempts = 0 AND queued_at <= $7))
+               ),
+               handed_out = CASE WHEN $6 THEN handed_out ELSE next_offset END
          WHERE consumer_group = $1 AND topic = $2 AND partition = $3 AND owner = $4
         ",
     )
@@ -106,10 +112,34 @@ pub(crate) async fn give_back(
     .bind(&lane.topic)
     .bind(lane.partition)
     .bind(&lane.owner)
-    .bind(process)
     .bind(clean)
     .bind(keeps_suspects)
+    .bind(suspects_due_before)
     .execute(&mut *transaction)
+    .await?;
+    discharge(&mut transaction, lane, process).await?;
+    transaction.commit().await
+}
+
+/// Takes back what `process` has charged in this partition: it has outlived the attempt.
+pub(crate) async fn discharge(
+    connection: &mut PgConnection,
+    lane: &LaneName,
+    process: &str,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        r"
+        UPDATE partition_progress
+           SET charges = charges - 1,
+               charged_by = ''
+         WHERE consumer_group = $1 AND topic = $2 AND partition = $3 AND charged_by = $4
+        ",
+    )
+    .bind(&lane.group)
+    .bind(&lane.topic)
+    .bind(lane.partition)
+    .bind(process)
+    .execute(&mut *connection)
     .await?;
     sqlx::query(
         r"
@@ -123,7 +153,7 @@ pub(crate) async fn give_back(
     .bind(&lane.topic)
     .bind(lane.partition)
     .bind(process)
-    .execute(&mut *transaction)
+    .execute(connection)
     .await?;
-    transaction.commit().await
+    Ok(())
 }
