@@ -303,8 +303,12 @@ fn a_dead_letter_that_its_topic_is_too_small_for_goes_without_its_value() {
 fn timestamps_of_any_size_hinder_nothing() {
     let world = World::of(Place::on(local_stack::shared(), "timestamps"));
     let any = i64::MAX.to_string();
-    let settings =
-        [("message.timestamp.after.max.ms", &*any), ("message.timestamp.before.max.ms", &*any)];
+    // What is of 1970 would be gone as soon as retention is looked after.
+    let settings = [
+        ("message.timestamp.after.max.ms", &*any),
+        ("message.timestamp.before.max.ms", &*any),
+        ("retention.ms", "-1"),
+    ];
     world.create_topic_with(&world.topic, 1, &settings);
     world.create_topic_with(&world.dlq_topic, 1, &[]);
     let stamps = [1, 253_402_300_799_000, 253_402_300_800_000, i64::MAX / 2, i64::MAX - 1];
