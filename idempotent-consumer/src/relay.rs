@@ -48,6 +48,10 @@ enum RelayError {
     Kafka(String),
     #[error("another relay took over")]
     LeaseLost,
+    /// Noted with the rows. The client would answer so again from its memory of the topic, also when
+    /// the topic has been mended: the next one asks.
+    #[error("kafka refuses records")]
+    Refused,
 }
 
 impl Relay {
@@ -57,7 +61,7 @@ impl Relay {
         while !cancel.is_cancelled() {
             match self.turn(&cancel).await {
                 Ok(()) => failures = 0,
-                Err(RelayError::LeaseLost) => {}
+                Err(RelayError::LeaseLost | RelayError::Refused) => {}
                 Err(error) => {
                     failures += 1;
                     if self.health.set("outbox", error.to_string()) {
@@ -173,11 +177,13 @@ impl Relay {
         metrics::counter!("idempotent_consumer_outbox_published_total")
             .increment(acknowledged.len() as u64);
         let mut unconfirmed = stalled;
+        let mut refused = false;
         for (id, outcome) in ended {
             match outcome {
                 Ok(()) => {}
                 Err(DeliveryError::Refused { too_large, reason }) => {
                     let may_omit = round.row(id).is_some_and(|row| row.may_omit_value);
+                    refused |= !too_large;
                     if too_large && may_omit {
                         outbox::omit_value(connection, id).await?;
                     } else if redrive::refused(connection, id, &reason).await? {
@@ -195,6 +201,7 @@ impl Relay {
         }
         match unconfirmed {
             Some(reason) => Err(RelayError::Kafka(reason)),
+            None if refused => Err(RelayError::Refused),
             None => Ok(()),
         }
     }
