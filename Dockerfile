@@ -12,6 +12,7 @@ RUN cargo --version
 # Dependencies. Cargo wants every member of the workspace to exist; an empty library will do.
 COPY Cargo.toml Cargo.lock ./
 COPY demo/Cargo.toml demo/
+COPY faults/Cargo.toml faults/
 COPY local-stack/Cargo.toml local-stack/
 COPY order-events/Cargo.toml order-events/
 COPY idempotent-consumer/Cargo.toml idempotent-consumer/
