@@ -9,7 +9,7 @@ use sqlx::PgConnection;
 use crate::kafka::admin::AdminError;
 use crate::kafka::facts::Facts;
 use crate::kafka::settings::KafkaSettings;
-use crate::start::{Start, start_of};
+use crate::start::{Start, start_of, without_log};
 use crate::store::position;
 
 /// A partition whose progress does not fit its log.
@@ -58,10 +58,16 @@ pub async fn find(
     let count = blocking(move || asked.topics.partitions(&name)).await?;
     let missing = || AcceptError::TopicMissing(topic.to_owned());
     let count = count.ok_or_else(missing)?;
+    let (asked, name) = (Arc::clone(&facts), topic.to_owned());
+    let current = blocking(move || asked.topics.id(&name)).await?.ok_or_else(missing)?;
     let mut stopped = Vec::new();
     for (partition, topic_id, next_offset) in progress {
         if usize::try_from(partition).is_ok_and(|partition| partition >= count) {
-            // Created anew with fewer partitions: nobody is assigned this one any more.
+            // Should the topic get it again, it begins at 0.
+            stopped.extend(without_log(&topic_id, next_offset, &current).map(|reason| {
+                let topic_id = current.clone();
+                StoppedPartition { partition, reason, log_start: 0, log_end: 0, topic_id }
+            }));
             continue;
         }
         let (asked, name) = (Arc::clone(&facts), topic.to_owned());

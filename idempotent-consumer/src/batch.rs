@@ -30,8 +30,8 @@ use crate::outcome::{
 use crate::plan::Plan;
 use crate::redrive::Ticket;
 use crate::store::batch::{Committed, Counts, Ends, LaneName, Opened};
+use crate::store::copies::{Ended, Replaced};
 use crate::store::dead_letters::NewDeadLetter;
-use crate::store::redrive::{Ended, Replaced};
 use crate::store::retry_queue::{Changes, Due};
 
 /// The decoded records of a batch, in the order of the log.

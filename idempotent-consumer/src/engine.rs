@@ -177,7 +177,11 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Engine<H, D> {
             .map_err(|error| EngineError::Client(error.to_string()))?;
         let shared = Arc::new(Shared {
             begin_sql: config.limits().begin_sql(),
-            identity: Arc::new(TopicIdentity::new(Arc::clone(&facts), config.topic.clone())),
+            identity: Arc::new(TopicIdentity::new(
+                Arc::clone(&facts),
+                config.topic.clone(),
+                config.lock_timeout / 2,
+            )),
             alone: RwLock::new(()),
             watchdog,
             permits: Semaphore::new(config.concurrency.max(1)),

@@ -7,6 +7,7 @@
 //!    ▲ │                    │          └─ dead again ──► open, n
 //!    │ └─ discard ─► discarded         └─ to be tried again: redriven, in the retry queue
 //!    └──── Kafka refuses the copy: open, n - 1
+//!    (its copy is lost: redriven, n + 1)
 //! ```
 //!
 //! The claim stays where it is from the first dead-lettering until a copy is applied, so every other
@@ -74,6 +75,9 @@ pub enum Wish {
     Redrive {
         /// It was named by its id, which brings back a discarded one.
         by_id: bool,
+        /// Also while its redrive is under way: its copy is lost, since its topic was created anew
+        /// or retention has removed it. The copy before, should it come after all, is a duplicate.
+        again: bool,
     },
     /// Put it aside for good.
     Discard,
@@ -99,18 +103,23 @@ pub fn check(wish: Wish, letter: &Chosen, topic: &str) -> Result<(), Refusal> {
     let never = |why: &str| Err(Refusal::Never(why.to_owned()));
     match (wish, letter.state) {
         (Wish::Redrive { .. }, Resolved) => Err(Refusal::Already("it was redriven and applied")),
-        (Wish::Redrive { .. }, Redriven) => Err(Refusal::Already("its redrive is under way")),
-        (Wish::Redrive { by_id: false }, Discarded) => {
+        (Wish::Redrive { again: false, .. }, Redriven) => {
+            Err(Refusal::Already("its redrive is under way"))
+        }
+        (Wish::Redrive { by_id: false, .. }, Discarded) => {
             Err(Refusal::Already("it was discarded; name it by its id to redrive it all the same"))
         }
-        (Wish::Redrive { .. }, Open | Discarded) if letter.is_conflict => never(
+        (Wish::Redrive { .. }, Open | Redriven | Discarded) if letter.is_conflict => never(
             "id_conflict: another message with its id has its outcome; it has to be sent under a \
              new id",
         ),
-        (Wish::Redrive { .. }, Open | Discarded) if letter.topic != topic => Err(Refusal::Never(
-            format!("it is of the topic {}, which this group does not read now", letter.topic),
-        )),
-        (Wish::Redrive { .. }, Open | Discarded) | (Wish::Discard, Open) => Ok(()),
+        (Wish::Redrive { .. }, Open | Redriven | Discarded) if letter.topic != topic => {
+            Err(Refusal::Never(format!(
+                "it is of the topic {}, which this group does not read now",
+                letter.topic
+            )))
+        }
+        (Wish::Redrive { .. }, Open | Redriven | Discarded) | (Wish::Discard, Open) => Ok(()),
         (Wish::Discard, Discarded) => Err(Refusal::Already("it was discarded before")),
         (Wish::Discard, Redriven) => never("its redrive is under way"),
         (Wish::Discard, Resolved) => never("it was redriven and applied"),
@@ -179,12 +188,14 @@ mod tests {
 
     #[test]
     fn only_what_is_open_is_redriven_or_discarded_and_what_was_discarded_by_its_id_alone() {
-        let redrive = |by_id| Wish::Redrive { by_id };
+        let redrive = |by_id| Wish::Redrive { by_id, again: false };
+        let again = Wish::Redrive { by_id: true, again: true };
         let granted =
             |wish| DeadLetterState::ALL.map(|state| check(wish, &letter(state), "t").is_ok());
         // Open, redriven, discarded, resolved.
         assert_eq!(granted(redrive(false)), [true, false, false, false]);
         assert_eq!(granted(redrive(true)), [true, false, true, false]);
+        assert_eq!(granted(again), [true, true, true, false]);
         assert_eq!(granted(Wish::Discard), [true, false, false, false]);
         let conflict = Chosen { is_conflict: true, ..letter(DeadLetterState::Open) };
         assert!(matches!(check(redrive(true), &conflict, "t"), Err(Refusal::Never(_))));
@@ -198,7 +209,7 @@ mod tests {
         /// database that forgets.
         #[test]
         fn whatever_copies_come_a_message_is_applied_once_at_most_and_no_number_counts_twice(
-            steps in prop::collection::vec((0_u8..5, 1_i32..5, any::<bool>()), 1..60),
+            steps in prop::collection::vec((0_u8..6, 1_i32..5, any::<bool>()), 1..60),
         ) {
             let (mut state, mut count) = (DeadLetterState::Open, 0);
             let (mut applied, mut used) = (0, Vec::new());
@@ -212,7 +223,9 @@ mod tests {
                         (state, count) = (DeadLetterState::Open, count - 1);
                     }
                     2 if state == DeadLetterState::Open => state = DeadLetterState::Discarded,
-                    3.. if takes(state, count, number) => {
+                    // Somebody takes the copy for lost, which it may be or not.
+                    3 if state == DeadLetterState::Redriven => count += 1,
+                    4.. if takes(state, count, number) => {
                         prop_assert!(!used.contains(&number), "{number} counted before");
                         used.push(number);
                         count = number;

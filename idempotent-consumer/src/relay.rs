@@ -20,7 +20,7 @@ use crate::health::Health;
 use crate::kafka::publisher::{Delivery, DeliveryError, Publication, Publisher, PublisherOptions};
 use crate::kafka::settings::KafkaSettings;
 use crate::store::connect::{connect, session_sql};
-use crate::store::{outbox, redrive};
+use crate::store::{copies, outbox};
 
 const LEASE: Duration = Duration::from_secs(15);
 const RENEW_AFTER: Duration = Duration::from_secs(5);
@@ -186,7 +186,7 @@ impl Relay {
                     refused |= !too_large;
                     if too_large && may_omit {
                         outbox::omit_value(connection, id).await?;
-                    } else if redrive::refused(connection, id, &reason).await? {
+                    } else if copies::refused(connection, id, &reason).await? {
                         tracing::warn!(
                             reason,
                             "Kafka refuses a redriven record; its dead letter is open again"

@@ -38,6 +38,26 @@ pub(crate) fn start_of(topic_id: &str, next_offset: i64, facts: &PartitionFacts)
     Start::At { offset: offset.max(facts.log_start), lost }
 }
 
+/// Whether a partition that the topic no longer has, since it was created anew with fewer, stands as
+/// an operator's `accept` leaves it: at the beginning of the topic as it is now.
+pub(crate) fn is_given_up(topic_id: &str, next_offset: i64, current_topic_id: &str) -> bool {
+    topic_id == current_topic_id && next_offset == 0
+}
+
+/// Why a partition that the topic no longer has waits for an operator; `None` if it does not.
+pub(crate) fn without_log(
+    topic_id: &str,
+    next_offset: i64,
+    current_topic_id: &str,
+) -> Option<String> {
+    (!is_given_up(topic_id, next_offset, current_topic_id)).then(|| {
+        format!(
+            "the database has progressed to offset {next_offset}, but the topic has no such \
+             partition; if it was created anew with fewer of them, `accept` gives this one up"
+        )
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

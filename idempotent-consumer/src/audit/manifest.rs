@@ -208,6 +208,8 @@ impl Line {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::super::merge::Range;
     use super::*;
     use crate::message::{Headers, PartitionKey, Record};
@@ -246,7 +248,8 @@ mod tests {
         }
         manifest.lines.sort_unstable_by_key(Line::place);
         let range = Range { start, end: 100, comparable: true, ..Range::default() };
-        let ranges = Ranges { topic: "t".to_owned(), by_partition: vec![range] };
+        let ranges =
+            Ranges { topic: "t".to_owned(), by_partition: vec![range], given_up: BTreeMap::new() };
         let mut findings = Invariant::new(1, "outcomes", "…", 10);
         for seen in log {
             manifest.record(seen, &ranges, &mut findings);

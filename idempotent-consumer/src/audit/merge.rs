@@ -7,7 +7,7 @@
 //!                 next_offset ─┘           a claim without a record: invented, or of a lost log
 //! ```
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 use super::report::{Invariant, Tally};
 use crate::identity::{IdMode, id_of_conflict, identify};
@@ -72,11 +72,18 @@ pub(super) struct Range {
 pub(super) struct Ranges {
     pub(super) topic: String,
     pub(super) by_partition: Vec<Range>,
+    /// Partitions that the topic has no longer, which an operator has accepted. Their claims up to
+    /// this transaction are not provable.
+    pub(super) given_up: BTreeMap<i32, i64>,
 }
 
 impl Ranges {
     pub(super) fn get(&self, partition: i32) -> Option<&Range> {
         self.by_partition.get(usize::try_from(partition).ok()?)
+    }
+
+    fn has_given_up(&self, claim: &ClaimRow) -> bool {
+        self.given_up.get(&claim.partition).is_some_and(|last| claim.batch_seq <= *last)
     }
 }
 
@@ -342,6 +349,10 @@ impl Merge {
                     || claim.offset < range.start
                     || claim.batch_seq <= range.accepted_batch_seq =>
             {
+                self.not_provable += 1;
+                return;
+            }
+            None if ranges.has_given_up(claim) => {
                 self.not_provable += 1;
                 return;
             }

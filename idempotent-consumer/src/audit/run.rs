@@ -24,6 +24,7 @@ use crate::identity::{FINGERPRINT_VERSION, IdMode};
 use crate::kafka::log_reader::Stretch;
 use crate::outcome::Outcome;
 use crate::redrive::Ticket;
+use crate::start::is_given_up;
 use crate::store::connect::connect;
 use crate::store::scope;
 
@@ -204,7 +205,16 @@ fn ranges(topic: &str, bounds: &Bounds, rows: &[ProgressRow], awaited: Option<&A
                 .unwrap_or(0),
         }
     });
-    Ranges { topic: topic.to_owned(), by_partition: by_partition.collect() }
+    let is_given_up = |row: &&ProgressRow| {
+        usize::try_from(row.partition).is_ok_and(|at| at >= bounds.partitions.len())
+            && is_given_up(&row.topic_id, row.next_offset, &bounds.topic_id)
+    };
+    let given_up = rows.iter().filter(is_given_up);
+    Ranges {
+        topic: topic.to_owned(),
+        by_partition: by_partition.collect(),
+        given_up: given_up.map(|row| (row.partition, row.accepted_batch_seq)).collect(),
+    }
 }
 
 fn stretches(bounds: impl ExactSizeIterator<Item = (i64, i64)>) -> Vec<Stretch> {

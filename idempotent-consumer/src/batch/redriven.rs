@@ -9,7 +9,7 @@ use super::{Batch, PieceError};
 use crate::message::{Headers, MessageId, Record};
 use crate::redrive::{self, COUNT_HEADER, GROUP_HEADER, ID_HEADER};
 use crate::store::batch::{LaneName, Opened};
-use crate::store::redrive::Locked;
+use crate::store::copies::Locked;
 
 /// Copies that take the place of their dead letters, by their indices in the batch.
 #[derive(Default)]

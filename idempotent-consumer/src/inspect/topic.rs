@@ -8,7 +8,7 @@ use super::overview::PartitionProgress;
 use crate::kafka::admin::AdminError;
 use crate::kafka::facts::{Facts, PartitionFacts};
 use crate::kafka::settings::KafkaSettings;
-use crate::start::{Start, start_of};
+use crate::start::{Start, start_of, without_log};
 
 /// A topic's log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -73,20 +73,14 @@ pub struct NotStarting {
     pub partition: i32,
     /// Why, for people.
     pub reason: String,
-    /// Whether [`accept`](crate::accept::accept) can let it begin again.
-    pub can_be_accepted: bool,
 }
 
 /// The partitions that wait for an operator: those that [`accept::find`](crate::accept::find)
-/// finds, and those that the topic no longer has. Pure.
+/// finds. Pure.
 pub fn not_starting(progress: &[PartitionProgress], log: &TopicLog) -> Vec<NotStarting> {
     let judge = |row: &PartitionProgress| {
         let Some(bounds) = log.partitions.iter().find(|b| b.partition == row.partition) else {
-            let reason = format!(
-                "the database has progressed to offset {}, but the topic has no such partition",
-                row.next_offset
-            );
-            return Some((reason, false));
+            return without_log(&row.topic_id, row.next_offset, &log.topic_id);
         };
         let facts = PartitionFacts {
             topic_id: log.topic_id.clone(),
@@ -95,15 +89,12 @@ pub fn not_starting(progress: &[PartitionProgress], log: &TopicLog) -> Vec<NotSt
             committed: bounds.committed,
         };
         match start_of(&row.topic_id, row.next_offset, &facts) {
-            Start::Stopped(reason) => Some((reason, true)),
+            Start::Stopped(reason) => Some(reason),
             Start::At { .. } => None,
         }
     };
     progress
         .iter()
-        .filter_map(|row| {
-            let (reason, can_be_accepted) = judge(row)?;
-            Some(NotStarting { partition: row.partition, reason, can_be_accepted })
-        })
+        .filter_map(|row| Some(NotStarting { partition: row.partition, reason: judge(row)? }))
         .collect()
 }

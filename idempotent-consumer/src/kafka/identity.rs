@@ -14,13 +14,13 @@ use tokio::sync::Mutex;
 
 use super::facts::Facts;
 
-/// Below every limit of a transaction, which is open meanwhile.
-const PATIENCE: Duration = Duration::from_secs(5);
-
 /// The id of one topic, asked by one task at a time: whoever waits meanwhile shares the next answer.
 pub(crate) struct TopicIdentity {
     facts: Arc<Facts>,
     topic: String,
+    /// Below every limit of a transaction, which is open meanwhile, and of those that wait for its
+    /// locks: a message is not to blame for a broker.
+    patience: Duration,
     /// When the latest question was put, and its answer; `None` if the topic does not exist.
     latest: Mutex<Option<(Instant, Option<String>)>>,
 }
@@ -29,15 +29,15 @@ pub(crate) struct TopicIdentity {
 pub(crate) type Confirmation = Shared<BoxFuture<'static, Result<Option<String>, String>>>;
 
 impl TopicIdentity {
-    pub(crate) fn new(facts: Arc<Facts>, topic: String) -> Self {
-        Self { facts, topic, latest: Mutex::new(None) }
+    pub(crate) fn new(facts: Arc<Facts>, topic: String, patience: Duration) -> Self {
+        Self { facts, topic, patience, latest: Mutex::new(None) }
     }
 
     /// Begins to ask for the id, unless somebody begins to from now on. Goes on by itself.
     pub(crate) fn as_of_now(self: &Arc<Self>) -> Confirmation {
         let (this, now) = (Arc::clone(self), Instant::now());
         let asked = async move {
-            tokio::time::timeout(PATIENCE, this.since(now))
+            tokio::time::timeout(this.patience, this.since(now))
                 .await
                 .unwrap_or_else(|_| Err("the brokers do not answer".to_owned()))
         };

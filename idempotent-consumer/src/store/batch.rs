@@ -6,9 +6,9 @@ use std::collections::HashMap;
 use sqlx::{Connection, PgConnection, Postgres, Row, Transaction};
 use uuid::Uuid;
 
+use super::copies::{self, Ended, Locked};
 use super::dead_letters::{self, NewDeadLetter};
 use super::outbox;
-use super::redrive::{self, Ended, Locked};
 use super::retry_queue::{self, Changes, Queued};
 use crate::deferral::KeyHash;
 use crate::failpoint::failpoint;
@@ -144,7 +144,7 @@ impl<'c> Opened<'c> {
         &mut self,
         ids: &[Uuid],
     ) -> Result<HashMap<MessageId, Locked>, BatchError> {
-        Ok(redrive::lock(&mut self.transaction, &self.lane, ids).await?)
+        Ok(copies::lock(&mut self.transaction, &self.lane, ids).await?)
     }
 
     /// Who holds these ids, without claiming any.
@@ -329,10 +329,10 @@ impl<'c> Claimed<'c> {
         }
         if !redriven.replaced.is_empty() {
             let batch_seqs = (*batch_seq, *accepted_batch_seq);
-            redrive::replace(transaction, &lane.group, &redriven.replaced, batch_seqs).await?;
+            copies::replace(transaction, &lane.group, &redriven.replaced, batch_seqs).await?;
         }
         if !redriven.again.is_empty() {
-            redrive::dead_again(transaction, &lane.group, &redriven.again).await?;
+            copies::dead_again(transaction, &lane.group, &redriven.again).await?;
             let copies: Vec<Outgoing> =
                 redriven.again.iter().map(|(it, _)| it.copy(&lane.group, dlq_topic)).collect();
             outbox::insert(transaction, &copies, true).await?;

@@ -2,6 +2,7 @@
 
 pub(crate) mod batch;
 pub(crate) mod connect;
+pub(crate) mod copies;
 pub(crate) mod dead_letters;
 pub mod migrate;
 pub(crate) mod outbox;

@@ -69,6 +69,11 @@ pub(crate) struct RedriveArgs {
     #[command(flatten)]
     which: WhichArgs,
 
+    /// Also those that are under way, whose copy is lost: its topic was created anew, or retention
+    /// has removed it
+    #[arg(long, requires = "ids")]
+    again: bool,
+
     /// So many a second at most
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     rate: Option<u32>,
@@ -158,7 +163,7 @@ impl Line {
 
 pub(super) async fn redrive(args: RedriveArgs) -> anyhow::Result<ExitCode> {
     let by_id = !args.which.ids.is_empty();
-    run(args.which, Wish::Redrive { by_id }, args.rate, args.wait).await
+    run(args.which, Wish::Redrive { by_id, again: args.again }, args.rate, args.wait).await
 }
 
 pub(super) async fn discard(args: DiscardArgs) -> anyhow::Result<ExitCode> {
@@ -197,7 +202,11 @@ async fn run(
     let done = carry_out(&mut connection, &args, wish, &granted, rate).await?;
     let (done, changed): (Vec<Chosen>, Vec<Chosen>) =
         granted.into_iter().partition(|letter| done.contains(&letter.dlq_id));
-    let why = || Some("somebody else changed it meanwhile".to_owned());
+    let why = || {
+        let again = matches!(wish, Wish::Redrive { again: true, .. });
+        let waits = if again { ", or its copy waits, see `order-consumer show`" } else { "" };
+        Some(format!("somebody else changed it meanwhile{waits}"))
+    };
     lines.extend(changed.iter().map(|letter| Line::of(letter, "refused", why())));
     match (wish, wait) {
         (Wish::Discard, _) => {
@@ -243,10 +252,12 @@ async fn carry_out(
     granted: &[Chosen],
     rate: Option<u32>,
 ) -> anyhow::Result<Vec<Uuid>> {
+    use DeadLetterState::{Discarded, Open, Redriven};
     let group = &args.topics.group;
     let from: &[DeadLetterState] = match wish {
-        Wish::Redrive { by_id: true } => &[DeadLetterState::Open, DeadLetterState::Discarded],
-        Wish::Redrive { by_id: false } | Wish::Discard => &[DeadLetterState::Open],
+        Wish::Redrive { again: true, .. } => &[Open, Redriven, Discarded],
+        Wish::Redrive { by_id: true, .. } => &[Open, Discarded],
+        Wish::Redrive { by_id: false, .. } | Wish::Discard => &[Open],
     };
     let chunk = rate.map_or(CHUNK, |rate| (rate as usize / 10).clamp(1, CHUNK));
     let (began, mut told) = (Instant::now(), Instant::now());

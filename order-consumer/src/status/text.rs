@@ -249,9 +249,6 @@ fn write_stopped(out: &mut String, status: &Status, options: &str) -> std::fmt::
     for stopped in &status.stopped {
         let number = stopped.partition;
         writeln!(out, "\nstopped: {}[{number}]: {}", status.topic, stopped.reason)?;
-        if !stopped.can_be_accepted {
-            continue;
-        }
         writeln!(
             out,
             "  if that is as it should be: order-consumer accept{options} --partition {number} \

@@ -150,6 +150,39 @@ fn a_message_older_than_the_window_is_dead_lettered_unless_it_has_its_claim() {
     world.audit();
 }
 
+/// The copy of a redriven message is not asked for its age.
+#[test]
+fn what_came_too_late_is_applied_once_when_redriven_whatever_is_purged() {
+    let world = world("late_redriven");
+    let window = ["--dedup-window", WINDOW];
+    world.send(&[young(1), old(2)]);
+    world.drain(&window);
+    assert_eq!(world.dead_letter_codes(), ["outside_dedup_window"]);
+    world.run("dlq", &["redrive", "--all"]).succeeded();
+    world.drain(&window);
+    assert_eq!(world.cents("c-1"), 900);
+    let letters = || -> Vec<(String, i32, String)> {
+        world.rows("SELECT state, redrive_count, error_code FROM dead_letters")
+    };
+    let late = || "outside_dedup_window".to_owned();
+    assert_eq!(letters(), [("resolved".to_owned(), 1, late())]);
+    world.send(&[old(2)]);
+    world.drain(&window);
+    assert_eq!(world.cents("c-1"), 900, "its claim is there");
+    world.audit();
+
+    age_claims(&world, "true");
+    purge(&world, &window);
+    assert!(is_claimed(&world, message_id(2)), "it stays as long as the row in dead_letters");
+    world.commit_offset(0, 0);
+    world.drain(&window);
+    world.send(&[old(2)]);
+    world.drain(&window);
+    assert_eq!(letters(), [("resolved".to_owned(), 1, late())]);
+    assert_eq!(world.cents("c-1"), 900);
+    world.audit();
+}
+
 /// An order whose id has no time in it.
 fn old_random(number: u128) -> Event {
     with_id(event(number, &placed(number, "c-1", 1)), Some(&Uuid::new_v4().to_string()))

@@ -133,20 +133,20 @@ fn a_partition_stopped_by_a_topic_created_anew_shows_with_the_command_that_helps
 }
 
 #[test]
-fn a_partition_that_the_topic_no_longer_has_shows_without_a_command_that_cannot_help() {
+fn a_partition_that_the_topic_no_longer_has_shows_until_it_is_given_up() {
     let world = World::new("status_fewer", 2);
     world.drain(&[]);
     world.delete_topic(&world.topic);
     world.create_topic_with(&world.topic, 1, &[]);
-    let stopped = &json(&world, 0, "status", &[])["stopped"];
-    assert_eq!(
-        [&stopped[0]["can_be_accepted"], &stopped[1]["can_be_accepted"]],
-        [&value!(true), &value!(false)],
-        "{stopped:#}"
-    );
     let text = world.run("status", &[]).stdout;
-    assert_says(&text, &["accept --partition 0", "no such partition"]);
-    assert!(!text.contains("--partition 1"), "{text}");
+    assert_says(&text, &["accept --partition 0", "no such partition", "accept --partition 1"]);
+    world.run("accept", &["--partition", "0"]).succeeded();
+    let stopped = &json(&world, 0, "status", &[])["stopped"];
+    assert_eq!(stopped[0]["partition"], 1, "{stopped:#}");
+    world.run("accept", &[]).succeeded();
+    assert_eq!(json(&world, 0, "status", &[])["stopped"], value!([]));
+    let again = world.run("accept", &[]);
+    assert_says(&again.stderr, &["no partition is waiting"]);
 }
 
 #[test]
