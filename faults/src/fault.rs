@@ -30,11 +30,12 @@ pub enum Kind {
     DlqDeleted,
     DlqRefused,
     DlqTooSmall,
+    CustomersRefused,
 }
 
 impl Kind {
     /// All of them. A plan draws by their places, so new ones go to the end.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::ConsumerKilled,
         Self::ProducerKilled,
         Self::ConsumerFrozen,
@@ -57,6 +58,7 @@ impl Kind {
         Self::DlqDeleted,
         Self::DlqRefused,
         Self::DlqTooSmall,
+        Self::CustomersRefused,
     ];
 
     /// For the command line and the results file.
@@ -134,6 +136,10 @@ impl Kind {
             Self::DlqTooSmall => {
                 ("dlq-too-small", "the dead letter topic takes records of 900 bytes at most")
             }
+            Self::CustomersRefused => (
+                "customers-refused",
+                "rows of one customer in three fail by a statement timeout: the retry queue",
+            ),
         }
     }
 }

@@ -32,6 +32,7 @@ pub(crate) async fn suffer(stage: &Stage<'_>, fault: &Fault) -> anyhow::Result<(
         Kind::StatementsCancelled => {
             database::strike(stage, "pg_cancel_backend(pid)", lasts, &mut random).await
         }
+        Kind::CustomersRefused => database::refuse_customers(stage, lasts, fault.at_ms == 0).await,
         Kind::TablesLocked => database::lock(stage, lasts, &mut random).await,
         Kind::ConnectionsCut => links::cut(stage, fault.what, lasts, &mut random).await,
         Kind::ConnectionsDelayed

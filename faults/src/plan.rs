@@ -72,7 +72,10 @@ impl Plan {
         let first = kinds[usize::try_from(seed % kinds.len() as u64).unwrap_or(0)];
         let mut drawn = vec![first];
         for _ in 0..random.between(1, 4) {
-            let kind = random.one_of(kinds);
+            // Deaths have the most places to come at.
+            let death =
+                random.one_of(&[true, false, false]) && kinds.contains(&Kind::ConsumerKilled);
+            let kind = if death { Kind::ConsumerKilled } else { random.one_of(kinds) };
             if drawn.iter().all(|other| go_together(*other, kind)) {
                 drawn.push(kind);
             }
@@ -80,6 +83,14 @@ impl Plan {
         let mut faults: Vec<Fault> =
             drawn.into_iter().map(|kind| fault(kind, load_ms, &mut random)).collect();
         faults.sort_by_key(|fault| fault.at_ms);
+        let retries = [Kind::CustomersRefused, Kind::TablesLocked, Kind::StatementsCancelled];
+        if faults.iter().any(needs_retries)
+            && !faults.iter().any(|fault| retries.contains(&fault.kind))
+            && faults.iter().all(|fault| go_together(fault.kind, Kind::CustomersRefused))
+        {
+            faults.push(Fault { at_ms: 0, ..fault(Kind::CustomersRefused, load_ms, &mut random) });
+            faults.rotate_right(1);
+        }
         if load.poison == 0 && faults.iter().any(needs_dead_letters) {
             load.poison = 1;
         }
@@ -109,11 +120,16 @@ fn go_together(one: Kind, other: Kind) -> bool {
         |kind| matches!(kind, Kind::DlqDeleted | Kind::DlqRefused | Kind::DlqTooSmall);
     one != other
         && !(is_about_dlq(one) && is_about_dlq(other))
-        // The small mount is no part of the state that is kept.
+        // The small mount is no part of the state that is kept, and a trigger would be.
         && !matches!(
             (one, other),
-            (Kind::DiskFull, Kind::DatabaseSetBack) | (Kind::DatabaseSetBack, Kind::DiskFull)
+            (Kind::DiskFull | Kind::CustomersRefused, Kind::DatabaseSetBack)
+                | (Kind::DatabaseSetBack, Kind::DiskFull | Kind::CustomersRefused)
         )
+}
+
+fn needs_retries(fault: &Fault) -> bool {
+    matches!(fault.what, What::Point(point, _) if point.ends_with("_retry_queue"))
 }
 
 fn needs_dead_letters(fault: &Fault) -> bool {
@@ -173,7 +189,8 @@ fn fault(kind: Kind, load_ms: u64, random: &mut Random) -> Fault {
         | Kind::DatabaseSetBack
         | Kind::BackendsTerminated
         | Kind::StatementsCancelled
-        | Kind::DiskFull => What::Plain,
+        | Kind::DiskFull
+        | Kind::CustomersRefused => What::Plain,
     };
     Fault { kind, what, at_ms, for_ms }
 }
@@ -215,7 +232,7 @@ mod tests {
         fn one_seed_is_one_plan_within_its_bounds(seed in any::<u64>()) {
             let plan = Plan::of(seed);
             prop_assert_eq!(&plan, &Plan::of(seed));
-            prop_assert!((1..=4).contains(&plan.faults.len()));
+            prop_assert!((1..=5).contains(&plan.faults.len()));
             prop_assert!((1..=3).contains(&plan.consumers));
             let load_ms = plan.load.messages * 1000 / plan.load.rate + 1000;
             prop_assert!(plan.faults.iter().all(|fault| fault.at_ms < load_ms && fault.for_ms < 12_000));

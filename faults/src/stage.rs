@@ -320,6 +320,11 @@ impl<'a> Stage<'a> {
         }
     }
 
+    /// A fault stands that may have to be there before the load begins.
+    pub fn has_begun(&self) {
+        self.standing.send_modify(|missing| *missing = missing.saturating_sub(1));
+    }
+
     /// A fault is over.
     pub fn healed(&self) {
         let mut healing = self.healing.lock().unwrap_or_else(PoisonError::into_inner);

@@ -415,6 +415,12 @@ pub(crate) async fn run_piece<H: Handler>(
     if !ends.dead.is_empty() {
         failpoint("consumer.after_dead_letters");
     }
+    if !ends.queue.joining.is_empty() {
+        failpoint("consumer.after_joining_retry_queue");
+    }
+    if !ends.queue.leaving.is_empty() {
+        failpoint("consumer.after_leaving_retry_queue");
+    }
     let database_next = finished.database_next;
     if let Some(confirmation) = &setting.confirmation {
         let topic_id = confirmation.clone().await.map_err(PieceError::LogUnknown)?;

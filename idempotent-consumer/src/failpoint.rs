@@ -10,7 +10,7 @@ compile_error!(
 );
 
 /// Every point of the consumer, in the order in which a message meets them.
-pub const CONSUMER: [&str; 17] = [
+pub const CONSUMER: [&str; 19] = [
     "owner.on_assign",
     "consumer.before_take_over",
     "consumer.after_take_over",
@@ -20,6 +20,8 @@ pub const CONSUMER: [&str; 17] = [
     "consumer.before_effects",
     "consumer.after_effects",
     "consumer.after_dead_letters",
+    "consumer.after_joining_retry_queue",
+    "consumer.after_leaving_retry_queue",
     "consumer.before_commit",
     "consumer.after_commit",
     "consumer.before_store_offset",

@@ -1,4 +1,4 @@
-//! Backends are terminated, statements cancelled, tables locked.
+//! Backends are terminated, statements cancelled, tables locked, rows refused.
 
 use std::time::Duration;
 
@@ -65,4 +65,33 @@ pub(super) async fn lock(
     let _ = sqlx::raw_sql("ROLLBACK").execute(&mut connection).await;
     let _ = connection.close().await;
     Ok(())
+}
+
+/// Rows of some customers fail, and no others.
+pub(super) async fn refuse_customers(
+    stage: &Stage<'_>,
+    lasts: Duration,
+    from_the_beginning: bool,
+) -> anyhow::Result<()> {
+    const BEGIN: &str = "
+        CREATE OR REPLACE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            RAISE EXCEPTION 'canceling statement due to statement timeout'
+                USING ERRCODE = 'query_canceled';
+        END $$;
+        CREATE OR REPLACE TRIGGER refuse BEFORE INSERT OR UPDATE ON orders FOR EACH ROW
+            WHEN (hashtext(NEW.customer_id) % 3 = 0) EXECUTE FUNCTION refuse()";
+    let run = async |statement: &'static str| -> anyhow::Result<()> {
+        let mut connection = stage.connect().await?;
+        sqlx::raw_sql(statement).execute(&mut connection).await?;
+        connection.close().await?;
+        Ok(())
+    };
+    stage.patiently("a trigger", async || run(BEGIN).await).await?;
+    if from_the_beginning {
+        stage.has_begun();
+    }
+    sleep(lasts).await;
+    let end = "DROP TRIGGER IF EXISTS refuse ON orders";
+    stage.patiently("the trigger away", async || run(end).await).await
 }

@@ -7,13 +7,9 @@ use tokio::time::sleep;
 
 use crate::stage::Stage;
 
-fn begun(stage: &Stage<'_>) {
-    stage.standing.send_modify(|count| *count -= 1);
-}
-
 pub(super) async fn delete(stage: &Stage<'_>, lasts: Duration) -> anyhow::Result<()> {
     stage.admin().delete(&stage.dlq_topic).await?;
-    begun(stage);
+    stage.has_begun();
     sleep(lasts).await;
     stage
         .patiently("the topic again", async || stage.admin().create(&stage.dlq_topic, 1).await)
@@ -22,7 +18,7 @@ pub(super) async fn delete(stage: &Stage<'_>, lasts: Duration) -> anyhow::Result
 
 pub(super) async fn refuse(stage: &Stage<'_>, lasts: Duration) -> anyhow::Result<()> {
     stage.admin().refuse_writes(&stage.dlq_topic).await?;
-    begun(stage);
+    stage.has_begun();
     sleep(lasts).await;
     stage
         .patiently("the ACL away", async || stage.admin().allow_writes(&stage.dlq_topic).await)
@@ -31,7 +27,7 @@ pub(super) async fn refuse(stage: &Stage<'_>, lasts: Duration) -> anyhow::Result
 
 pub(super) async fn shrink(stage: &Stage<'_>, lasts: Duration) -> anyhow::Result<()> {
     stage.admin().set_largest(&stage.dlq_topic, "900").await?;
-    begun(stage);
+    stage.has_begun();
     sleep(lasts).await;
     stage
         .patiently("a larger topic", async || {
