@@ -15,22 +15,8 @@ pub(crate) struct Programs {
 }
 
 impl Programs {
-    /// Builds both in this program's own profile, and finds them beside it.
     pub(crate) async fn build() -> anyhow::Result<Self> {
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let mut build = Command::new(cargo);
-        build.args(["build", "--quiet", "-p", "order-producer", "-p", "order-consumer"]);
-        if !cfg!(debug_assertions) {
-            build.arg("--release");
-        }
-        build.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
-        let status = build.status().await.context("cannot run cargo to build the two programs")?;
-        if !status.success() {
-            bail!("the two programs do not build, see above");
-        }
-        let me = std::env::current_exe().context("cannot find out where this program is")?;
-        let folder = me.parent().context("this program is in no folder")?.to_owned();
-        Ok(Self { folder })
+        Ok(Self { folder: local_stack::programs::build(&[]).await? })
     }
 
     pub(crate) fn folder(&self) -> &Path {

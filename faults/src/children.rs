@@ -1,14 +1,11 @@
-//! The two programs as child processes. None outlives this one, also when it is killed.
+//! The two programs, with their points to die at.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
-use std::time::Duration;
+use std::process::Stdio;
 
-use anyhow::{Context as _, bail};
-use local_stack::Watchdog;
-use rustix::process::{Pid, Signal, kill_process};
-use tokio::process::{Child, Command};
+use anyhow::Context as _;
+use local_stack::programs;
+use tokio::process::Command;
 
 /// The two programs, with their points to die at.
 pub struct Programs {
@@ -18,21 +15,8 @@ pub struct Programs {
 impl Programs {
     /// Builds both. They are to be kept before anybody builds them without the points.
     pub async fn build() -> anyhow::Result<Self> {
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-        let mut build = Command::new(cargo);
-        build
-            .args(["build", "--quiet", "--locked", "-p", "order-producer", "-p", "order-consumer"])
-            .args(["--features", "order-producer/failpoints,order-consumer/failpoints"])
-            .current_dir(&root);
-        let status = build.status().await.context("cannot run cargo to build the two programs")?;
-        if !status.success() {
-            bail!("the two programs do not build, see above");
-        }
-        let me = std::env::current_exe().context("cannot find out where this program is")?;
-        let built = me.parent().context("this program is in no folder")?;
-        // A release build of this one attacks the programs of a debug build: no other has points.
-        Ok(Self { folder: built.with_file_name("debug") })
+        let features = ["order-producer/failpoints", "order-consumer/failpoints"];
+        Ok(Self { folder: programs::build(&features).await? })
     }
 
     /// Copies both into a new folder.
@@ -54,104 +38,4 @@ impl Programs {
         }
         command
     }
-}
-
-/// A program that is running.
-pub struct Program {
-    /// In timelines.
-    pub name: String,
-    // Dropped before the child is reaped: it must not fire at a number that is free.
-    watchdog: Option<Watchdog>,
-    child: Child,
-    pid: Pid,
-    stdout: PathBuf,
-    stderr: PathBuf,
-    peak_kib: u64,
-}
-
-/// How a program ended.
-#[derive(Debug)]
-pub struct Ended {
-    /// Exit code or signal.
-    pub status: ExitStatus,
-    /// What it printed.
-    pub stdout: String,
-    /// Its most ever resident memory.
-    pub peak_kib: u64,
-}
-
-impl Program {
-    /// Starts it with its output in files of that name.
-    pub fn start(mut command: Command, folder: &Path, name: &str) -> anyhow::Result<Self> {
-        let file = |suffix: &str| folder.join(format!("{name}.{suffix}"));
-        let (stdout, stderr) = (file("out"), file("log"));
-        command.stdout(File::create(&stdout)?).stderr(File::create(&stderr)?);
-        let child = command.spawn().with_context(|| format!("cannot start {name}"))?;
-        let pid = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed()));
-        let pid = pid.with_context(|| format!("{name} ended at once"))?;
-        let watchdog = Watchdog::over_child(pid.as_raw_nonzero().get().cast_unsigned())?;
-        let watchdog = Some(watchdog);
-        Ok(Self { name: name.to_owned(), watchdog, child, pid, stdout, stderr, peak_kib: 0 })
-    }
-
-    /// How it ended, if it has.
-    pub fn try_wait(&mut self) -> Option<ExitStatus> {
-        self.note_memory();
-        self.child.try_wait().ok().flatten()
-    }
-
-    /// Sends a signal. One that is gone already is fine.
-    pub fn signal(&self, signal: Signal) {
-        let _ = kill_process(self.pid, signal);
-    }
-
-    /// Waits for its end, which becomes a kill after `patience`.
-    pub async fn ended(mut self, patience: Duration) -> anyhow::Result<Ended> {
-        let deadline = tokio::time::Instant::now() + patience;
-        let status = loop {
-            if let Some(status) = self.try_wait() {
-                break status;
-            }
-            if tokio::time::Instant::now() > deadline {
-                self.signal(Signal::KILL);
-                bail!("{} did not end within {} s", self.name, patience.as_secs());
-            }
-            tokio::time::sleep(Duration::from_millis(30)).await;
-        };
-        self.watchdog = None;
-        let stdout = std::fs::read_to_string(&self.stdout).unwrap_or_default();
-        Ok(Ended { status, stdout, peak_kib: self.peak_kib })
-    }
-
-    /// The last of what it said.
-    pub fn last_lines(&self) -> String {
-        last_lines(&self.stderr)
-    }
-
-    /// Its most ever resident memory, as seen so far.
-    pub fn peak_kib(&self) -> u64 {
-        self.peak_kib
-    }
-
-    /// Whether it said so.
-    pub fn says(&self, text: &str) -> bool {
-        std::fs::read_to_string(&self.stderr).is_ok_and(|log| log.contains(text))
-    }
-
-    fn note_memory(&mut self) {
-        let file = format!("/proc/{}/status", self.pid.as_raw_nonzero());
-        let status = std::fs::read_to_string(file).unwrap_or_default();
-        let peak = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmHWM:"))
-            .and_then(|rest| rest.split_whitespace().next()?.parse().ok());
-        self.peak_kib = self.peak_kib.max(peak.unwrap_or(0));
-    }
-}
-
-/// The last of what a log says.
-pub(crate) fn last_lines(log: &Path) -> String {
-    let log = std::fs::read_to_string(log).unwrap_or_default();
-    let lines: Vec<&str> = log.lines().rev().take(6).collect();
-    lines.into_iter().rev().collect::<Vec<_>>().join("\n")
 }

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use futures_util::future::join_all;
+use local_stack::programs::{Program, last_lines};
 use tokio::time::sleep;
 
-use crate::children::Program;
 use crate::fault::Fault;
 use crate::inject::suffer;
 use crate::plan::Plan;
@@ -98,7 +98,7 @@ async fn load(stage: &Stage<'_>) -> anyhow::Result<()> {
     stage.timeline.note("the load has ended");
     // Some of it may be unconfirmed.
     if !matches!(ended.status.code(), Some(0 | 4)) {
-        bail!("the load ended with {}: {}", ended.status, crate::children::last_lines(&log));
+        bail!("the load ended with {}: {}", ended.status, last_lines(&log));
     }
     Ok(())
 }

@@ -6,12 +6,12 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use local_stack::programs::{Ended, Program};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use tokio::process::Command;
 use tokio::sync::watch;
 
 use crate::admin::Admin;
-use crate::children::{Ended, Program};
 use crate::fault::{Kind, Link};
 use crate::plan::{Load, Plan, SESSION_TIMEOUT_MS};
 use crate::scene::Scene;

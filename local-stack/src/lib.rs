@@ -41,6 +41,7 @@ mod options;
 mod ports;
 mod postgres;
 mod processes;
+pub mod programs;
 mod progress;
 mod registry;
 mod server;

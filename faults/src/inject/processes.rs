@@ -3,10 +3,10 @@
 use std::os::unix::process::ExitStatusExt as _;
 use std::time::Duration;
 
+use local_stack::programs::Program;
 use rustix::process::Signal;
 use tokio::time::{Instant, sleep};
 
-use crate::children::Program;
 use crate::fault::What;
 use crate::random::Random;
 use crate::stage::Stage;
