@@ -57,7 +57,7 @@ struct State {
     harm: watch::Sender<Harm>,
     cut: watch::Sender<u64>,
     /// What to do at the next COMMITs or Produces.
-    cuts: Mutex<VecDeque<Cut>>,
+    cuts: Mutex<VecDeque<Option<Cut>>>,
 }
 
 impl Proxy {
@@ -84,16 +84,19 @@ impl Proxy {
 
     /// Cuts at the next COMMITs or Produces.
     pub fn cut_at_next(&self, cut: Cut, times: u32) {
+        self.cut_at((0..times).map(|_| Some(cut)));
+    }
+
+    /// For each COMMIT or Produce to come, whether to cut there.
+    pub fn cut_at(&self, plan: impl IntoIterator<Item = Option<Cut>>) {
         let mut cuts = self.state.cuts.lock().unwrap_or_else(PoisonError::into_inner);
-        cuts.extend((0..times).map(|_| cut));
+        cuts.extend(plan);
     }
 
     /// How many of those are still to come; they are called off.
     pub fn call_cuts_off(&self) -> usize {
         let mut cuts = self.state.cuts.lock().unwrap_or_else(PoisonError::into_inner);
-        let left = cuts.len();
-        cuts.clear();
-        left
+        cuts.drain(..).flatten().count()
     }
 
     /// As if nothing had been.
@@ -231,7 +234,7 @@ impl Direction<'_> {
         }
         let Some(request) = frames.decisive_request(frame) else { return false };
         let mut cuts = self.state.cuts.lock().unwrap_or_else(PoisonError::into_inner);
-        match cuts.pop_front() {
+        match cuts.pop_front().flatten() {
             Some(Cut::BeforeTheServer) => true,
             Some(Cut::BeforeTheClient) => {
                 *lost = Some(request);

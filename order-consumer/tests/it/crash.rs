@@ -8,7 +8,7 @@ use crate::support::consumer::Consumer;
 use crate::support::events::{event, placed, with_value};
 use crate::support::load::Load;
 use crate::support::poll::{eventually, wait};
-use crate::support::proxy::{CutCommit, Proxy};
+use crate::support::proxy::{Cut, Harm, before};
 use crate::support::stacks::{QUICK, quick};
 use crate::support::world::{World, orders, text};
 
@@ -54,17 +54,17 @@ fn what_the_database_has_and_kafka_does_not_know_of_is_read_again_without_effect
     world.audit();
 }
 
-fn cut_commits(what: &str, cut: CutCommit) {
+fn cut_commits(what: &str, cut: Cut) {
     let world = World::new(what, 3);
-    let proxy = Proxy::before(&world.database_url);
+    let proxy = before(&world.database_url);
     let mut consumer = Consumer::start(&world.through(proxy.port()), &["--batch-size", "20"]);
     consumer.wait_ready();
     // Every third COMMIT, and two in a row.
     let plan = [None, Some(cut), None, None, Some(cut), Some(cut), None];
-    proxy.at_commits(plan.into_iter().cycle().take(28));
+    proxy.cut_at(plan.into_iter().cycle().take(28));
     world.send(&orders(0, 1000, 11));
     world.wait_consumed();
-    assert_eq!(proxy.commits_cut(), 12);
+    assert_eq!(proxy.call_cuts_off(), 0, "all of them came");
     let summary = consumer.stop().summary();
     // The database told what became of each: nothing had to be read again to find out.
     assert_eq!(summary["applied"], 1000);
@@ -74,18 +74,18 @@ fn cut_commits(what: &str, cut: CutCommit) {
 
 #[test]
 fn a_commit_that_never_reached_the_server_is_done_again() {
-    cut_commits("cut_before", CutCommit::BeforeTheServer);
+    cut_commits("cut_before", Cut::BeforeTheServer);
 }
 
 #[test]
 fn a_commit_whose_answer_was_lost_is_not_done_again() {
-    cut_commits("cut_after", CutCommit::BeforeTheClient);
+    cut_commits("cut_after", Cut::BeforeTheClient);
 }
 
 #[test]
 fn connections_cut_and_backends_terminated_at_random_lose_and_double_nothing() {
     let world = Arc::new(World::new("cut_anywhere", 3));
-    let proxy = Proxy::before(&world.database_url);
+    let proxy = before(&world.database_url);
     let consumer = Consumer::start(&world.through(proxy.port()), &["--batch-size", "20"]);
     let load = Load::start(&world, 0);
     for round in 0..24 {
@@ -111,13 +111,13 @@ fn connections_cut_and_backends_terminated_at_random_lose_and_double_nothing() {
 #[test]
 fn a_database_that_falls_silent_is_given_as_the_reason_and_waited_for() {
     let world = World::new("silent", 1);
-    let proxy = Proxy::before(&world.database_url);
+    let proxy = before(&world.database_url);
     let mut consumer = Consumer::start(&world.through(proxy.port()), &[]);
     consumer.wait_ready();
-    proxy.silence(true);
+    proxy.harm(Harm::Silent);
     consumer.wait_unready("database");
     world.send(&orders(0, 10, 2));
-    proxy.silence(false);
+    proxy.heal();
     world.wait_consumed();
     consumer.wait_ready();
     assert_eq!(consumer.stop().summary()["applied"], 10);

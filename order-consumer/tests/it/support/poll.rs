@@ -13,11 +13,6 @@ static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
 });
 
-/// The runtime behind [`wait`], for tasks that go on beside a test.
-pub(crate) fn runtime() -> &'static Runtime {
-    &RUNTIME
-}
-
 pub(crate) fn wait<T>(work: impl Future<Output = T>) -> T {
     RUNTIME.block_on(work)
 }
