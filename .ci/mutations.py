@@ -4,7 +4,8 @@
   .ci/mutations.py            breaks them all; takes about two minutes each
   .ci/mutations.py NAME …     only these
   .ci/mutations.py --check    only sees that each still fits the code (quick; part of .ci/run)
-  .ci/mutations.py --write    breaks them all, and writes the table of docs/guarantees.md
+  .ci/mutations.py --write [NAME …]
+                              the same, and writes the table of docs/guarantees.md, or those lines
 
 Works on a copy under target/mutations, with a build folder of its own. Exits with 1 if a guard can
 be broken without a test going red, or if one does not fit any more.
@@ -180,8 +181,8 @@ MUTATIONS = [
         "durability-left-to-the-database",
         "sessions keep synchronous_commit = off where the database has it",
         [(ENGINE + "store/connect.rs",
-          "            raise_synchronous_commit(Scope::Transaction),\n",
-          "            \"\",\n")],
+          "IN ('off', 'local', 'remote_write');",
+          "IN ('never');")],
         (ENGINE_TESTS, "a_transaction_is_durable_and_read_committed_whatever_the_databases_defaults_are"),
     ),
     Mutation(
@@ -238,12 +239,22 @@ def run(where, test):
     return done.returncode == 0
 
 
-def table(rows):
-    lines = ["| guard broken | what then happens | goes red |", "| --- | --- | --- |"]
-    for mutation, red in rows:
-        tests = ", ".join(f"`{test}`" for test in red)
-        lines.append(f"| {mutation.name} | {mutation.what} | {tests} |")
-    return "\n".join(lines)
+def line(mutation, red):
+    tests = ", ".join(f"`{test}`" for test in red)
+    return f"| {mutation.name} | {mutation.what} | {tests} |"
+
+
+def write(rows):
+    """Puts these lines into the table, and leaves those of other mutations."""
+    page = ROOT / "docs" / "guarantees.md"
+    begin, end = "<!-- mutations -->\n", "<!-- end of mutations -->"
+    head, rest = page.read_text().split(begin)
+    old, tail = rest.split(end)
+    lines = {text.split(" | ")[0].strip("| "): text for text in old.splitlines()}
+    lines.update((mutation.name, line(mutation, red)) for mutation, red in rows)
+    known = [lines[m.name] for m in MUTATIONS if m.name in lines]
+    heading = ["| guard broken | what then happens | goes red |", "| --- | --- | --- |"]
+    page.write_text(head + begin + "\n".join(heading + known) + "\n" + end + tail)
 
 
 def main(arguments):
@@ -254,10 +265,12 @@ def main(arguments):
     if arguments == ["--check"]:
         print(f"{len(MUTATIONS)} mutations fit the code")
         return 0
-    wanted = [m for m in MUTATIONS if m.name in arguments] if arguments not in ([], ["--write"]) else MUTATIONS
-    if not wanted:
-        print("no such mutation; there are: " + ", ".join(m.name for m in MUTATIONS))
+    names = [argument for argument in arguments if argument != "--write"]
+    unknown = set(names) - {m.name for m in MUTATIONS}
+    if unknown:
+        print(f"no such mutation: {', '.join(unknown)}; there are: {', '.join(m.name for m in MUTATIONS)}")
         return 2
+    wanted = [m for m in MUTATIONS if m.name in names or not names]
     shutil.rmtree(COPY, ignore_errors=True)
     COPY.parent.mkdir(parents=True, exist_ok=True)
     ignored = shutil.ignore_patterns("target", ".git")
@@ -278,15 +291,10 @@ def main(arguments):
     if survived:
         print("broken without a test going red: " + ", ".join(survived))
         return 1
-    if arguments == ["--write"]:
-        page = ROOT / "docs" / "guarantees.md"
-        text = page.read_text()
-        begin, end = "<!-- mutations -->\n", "<!-- end of mutations -->"
-        head, rest = text.split(begin)
-        _, tail = rest.split(end)
-        page.write_text(head + begin + table(rows) + "\n" + end + tail)
+    if "--write" in arguments:
+        write(rows)
     else:
-        print(table(rows))
+        print("\n".join(line(mutation, red) for mutation, red in rows))
     return 0
 
 
