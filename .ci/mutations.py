@@ -288,13 +288,14 @@ def main(arguments):
         rows.append((mutation, red))
         if not red:
             survived.append(mutation.name)
-    if survived:
-        print("broken without a test going red: " + ", ".join(survived))
-        return 1
+    rows = [(mutation, red) for mutation, red in rows if red]
     if "--write" in arguments:
         write(rows)
     else:
         print("\n".join(line(mutation, red) for mutation, red in rows))
+    if survived:
+        print("broken without a test going red: " + ", ".join(survived))
+        return 1
     return 0
 
 
