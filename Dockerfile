@@ -13,6 +13,7 @@ RUN cargo --version
 COPY Cargo.toml Cargo.lock ./
 COPY demo/Cargo.toml demo/
 COPY faults/Cargo.toml faults/
+COPY bench/Cargo.toml bench/
 COPY local-stack/Cargo.toml local-stack/
 COPY order-events/Cargo.toml order-events/
 COPY idempotent-consumer/Cargo.toml idempotent-consumer/

@@ -106,6 +106,11 @@ impl Program {
         Ok(Ended { status, stdout, peak_kib: self.peak_kib })
     }
 
+    /// Where its log is.
+    pub fn log(&self) -> &Path {
+        &self.stderr
+    }
+
     /// The last of what it said.
     pub fn last_lines(&self) -> String {
         last_lines(&self.stderr)

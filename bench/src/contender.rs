@@ -1,0 +1,73 @@
+//! Who takes part, and what one run gave.
+
+use serde::Serialize;
+
+use crate::stage::{Shape, Stage};
+use crate::usage::Usage;
+use crate::{ceiling, consumer, disturbed};
+
+/// Who takes part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Contender {
+    /// The rows of the consumer, by COPY into two tables with their primary keys.
+    Copy { connections: u32 },
+    /// The consumer.
+    Consumer { shape: Shape, concurrency: u32, processes: u32 },
+    /// The consumer, to the end of the log, perhaps with one customer in ten refused.
+    Disturbed { refused: bool },
+}
+
+/// One run.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Run {
+    /// Records.
+    pub(crate) events: u64,
+    /// From the first to the last.
+    pub(crate) seconds: f64,
+    /// What it took.
+    pub(crate) usage: Usage,
+}
+
+impl Run {
+    pub(crate) fn rate(&self) -> f64 {
+        self.events as f64 / self.seconds
+    }
+}
+
+impl Contender {
+    pub(crate) fn name(self) -> String {
+        match self {
+            Self::Copy { connections: 1 } => "COPY, 1 connection".to_owned(),
+            Self::Copy { connections } => format!("COPY, {connections} connections"),
+            Self::Consumer { shape, concurrency, processes } => {
+                let parts = [
+                    (shape.partitions != Shape::default().partitions)
+                        .then(|| format!("{} partition", shape.partitions)),
+                    (shape.duplicates > 0).then(|| format!("{} % duplicates", shape.duplicates)),
+                    (shape.poison > 0).then(|| format!("{} % poison", shape.poison)),
+                    (concurrency != 4).then(|| format!("concurrency {concurrency}")),
+                    (processes > 1).then(|| format!("{processes} processes")),
+                ];
+                let name = std::iter::once("consumer".to_owned());
+                name.chain(parts.into_iter().flatten()).collect::<Vec<_>>().join(", ")
+            }
+            Self::Disturbed { refused: false } => "undisturbed".to_owned(),
+            Self::Disturbed { refused: true } => "one customer in ten refused".to_owned(),
+        }
+    }
+
+    /// Whether it is a ceiling: the best of these is what others are compared with.
+    pub(crate) fn is_ceiling(self) -> bool {
+        matches!(self, Self::Copy { .. } | Self::Disturbed { refused: false })
+    }
+
+    pub(crate) async fn run(self, stage: &Stage) -> anyhow::Result<Run> {
+        match self {
+            Self::Copy { connections } => ceiling::run(stage, connections).await,
+            Self::Consumer { shape, concurrency, processes } => {
+                consumer::run(stage, shape, concurrency, processes).await
+            }
+            Self::Disturbed { refused } => disturbed::run(stage, refused).await,
+        }
+    }
+}

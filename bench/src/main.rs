@@ -1,0 +1,116 @@
+//! What exactly once costs: every figure is a ratio within one run, contenders take turns on the
+//! same servers and the same records, and the auditor looks at each run of the consumer.
+
+mod ceiling;
+mod consumer;
+mod contender;
+mod disturbed;
+mod report;
+mod series;
+mod stage;
+mod usage;
+
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::contender::Contender;
+use crate::report::Report;
+use crate::stage::{Shape, Stage, Violated};
+
+/// Measures the consumer against what the database can take, on a stack of its own
+#[derive(Parser)]
+#[command(
+    name = "bench",
+    after_help = "Exit codes: 0 measured, 1 failed, 2 wrong use, 3 the auditor found a violation."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Work off a topic: the consumer with duplicates, poison, less concurrency, and plain COPY
+    Drain(Options),
+    /// Work off a topic while the rows of one customer in ten are refused
+    Disturbed(Options),
+}
+
+#[derive(Args)]
+struct Options {
+    /// Records in the topic
+    #[arg(long, default_value_t = 300_000, value_parser = clap::value_parser!(u64).range(1_000..))]
+    events: u64,
+    /// How often each contender runs
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    runs: u32,
+    /// Only contenders whose name contains one of these
+    #[arg(long, value_name = "TEXT", value_delimiter = ',')]
+    only: Vec<String>,
+    /// How results are printed
+    #[arg(short, long, value_enum, default_value = "table")]
+    output: Format,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Format {
+    Table,
+    Json,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run(Cli::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(if error.is::<Violated>() { 3 } else { 1 })
+        }
+    }
+}
+
+async fn run(cli: Cli) -> anyhow::Result<()> {
+    let (options, contenders) = match &cli.command {
+        Command::Drain(options) => (options, drain()),
+        Command::Disturbed(options) => (options, disturbed()),
+    };
+    let wanted = |contender: &Contender| {
+        let name = contender.name();
+        options.only.is_empty() || options.only.iter().any(|text| name.contains(text.as_str()))
+    };
+    let contenders: Vec<Contender> = contenders.into_iter().filter(wanted).collect();
+    anyhow::ensure!(!contenders.is_empty(), "no contender has such a name");
+    let stage = Stage::set_up(options.events).await?;
+    let measured = tokio::select! {
+        measured = series::take_turns(&stage, &contenders, options.runs) => measured,
+        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted; everything is stopped")),
+    };
+    let report = measured.map(|runs| Report::of(&contenders, &runs, options.events));
+    tokio::task::spawn_blocking(move || drop(stage)).await?;
+    report?.print(matches!(options.output, Format::Json))
+}
+
+/// The first one is what the others are compared with.
+fn drain() -> Vec<Contender> {
+    let plain = Shape::default();
+    let consumer =
+        |shape, concurrency, processes| Contender::Consumer { shape, concurrency, processes };
+    let mut all: Vec<Contender> =
+        [1, 2, 4].map(|connections| Contender::Copy { connections }).to_vec();
+    all.extend([
+        consumer(plain, 4, 1),
+        consumer(plain, 1, 1),
+        consumer(plain, 2, 1),
+        consumer(plain, 4, 2),
+        consumer(Shape { partitions: 1, ..plain }, 4, 1),
+        consumer(Shape { duplicates: 10, ..plain }, 4, 1),
+        consumer(Shape { duplicates: 50, ..plain }, 4, 1),
+        consumer(Shape { poison: 20, ..plain }, 4, 1),
+    ]);
+    all
+}
+
+fn disturbed() -> Vec<Contender> {
+    vec![Contender::Disturbed { refused: false }, Contender::Disturbed { refused: true }]
+}

@@ -1,0 +1,107 @@
+//! What the runs came to.
+
+use std::io::Write as _;
+
+use comfy_table::presets::ASCII_MARKDOWN;
+use comfy_table::{CellAlignment, Table};
+use serde::Serialize;
+
+use crate::contender::{Contender, Run};
+use crate::series::spread;
+
+#[derive(Serialize)]
+pub(crate) struct Report {
+    events: u64,
+    contenders: Vec<Line>,
+}
+
+#[derive(Serialize)]
+struct Line {
+    contender: String,
+    /// Events a second, the median.
+    rate: f64,
+    /// (most - least) / median.
+    spread: f64,
+    /// Of the ceiling's rate, if one took part.
+    of_ceiling: Option<f64>,
+    runs: Vec<Run>,
+}
+
+impl Report {
+    pub(crate) fn of(contenders: &[Contender], runs: &[Vec<Run>], events: u64) -> Self {
+        let rate = |runs: &[Run]| spread(runs.iter().map(Run::rate));
+        let ceiling = contenders
+            .iter()
+            .zip(runs)
+            .filter(|(contender, _)| contender.is_ceiling())
+            .map(|(_, runs)| rate(runs).median)
+            .max_by(f64::total_cmp);
+        let line = |(contender, runs): (&Contender, &Vec<Run>)| {
+            let of_it = rate(runs);
+            Line {
+                contender: contender.name(),
+                rate: of_it.median,
+                spread: of_it.spread,
+                of_ceiling: ceiling.map(|ceiling| of_it.median / ceiling),
+                runs: runs.clone(),
+            }
+        };
+        Self { events, contenders: contenders.iter().zip(runs).map(line).collect() }
+    }
+
+    pub(crate) fn print(&self, as_json: bool) -> anyhow::Result<()> {
+        let mut out = std::io::stdout().lock();
+        if as_json {
+            serde_json::to_writer_pretty(&mut out, self)?;
+            writeln!(out)?;
+        } else {
+            writeln!(out, "{}", self.table())?;
+        }
+        Ok(())
+    }
+
+    fn table(&self) -> Table {
+        let mut table = Table::new();
+        table.load_style(ASCII_MARKDOWN).set_header(HEADER);
+        for line in &self.contenders {
+            let median = |of: fn(&Run) -> f64| spread(line.runs.iter().map(of)).median;
+            let million = |of: fn(&Run) -> f64| {
+                format!("{:.1}", median(of) * 1e6 / median(|run| run.events as f64))
+            };
+            let each = |of: fn(&Run) -> f64| {
+                format!("{:.0}", median(of) / median(|run| run.events as f64))
+            };
+            table.add_row([
+                line.contender.clone(),
+                format!("{:.0}", line.rate),
+                format!("{:.0} %", line.spread * 100.0),
+                line.of_ceiling.map_or("-".to_owned(), |ratio| format!("{ratio:.2}")),
+                million(|run| run.usage.contender_cpu),
+                million(|run| run.usage.postgres_cpu),
+                million(|run| run.usage.kafka_cpu),
+                format!("{:.0}", median(|run| run.usage.peak_mib as f64)),
+                each(|run| run.usage.wal_bytes as f64),
+                each(|run| run.usage.table_bytes as f64),
+                each(|run| run.usage.index_bytes as f64),
+            ]);
+        }
+        for column in table.column_iter_mut().skip(1) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+        table
+    }
+}
+
+const HEADER: [&str; 11] = [
+    "contender",
+    "events/s",
+    "spread",
+    "of ceiling",
+    "CPU s/million",
+    "PostgreSQL",
+    "Kafka",
+    "peak MiB",
+    "WAL B/event",
+    "tables",
+    "indexes",
+];

@@ -1,0 +1,239 @@
+//! The servers, the topics to work off, and a new database for each run.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use idempotent_consumer::KafkaSettings;
+use idempotent_consumer::publish::Topics;
+use local_stack::{Options, Stack, programs};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
+use tokio::process::Command;
+use tokio::sync::Mutex;
+
+use crate::usage::{Clocks, Usage, clocks};
+
+/// What is in a topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Shape {
+    pub(crate) partitions: u32,
+    /// Percent.
+    pub(crate) duplicates: u32,
+    /// Percent.
+    pub(crate) poison: u32,
+}
+
+impl Default for Shape {
+    fn default() -> Self {
+        Self { partitions: 6, duplicates: 0, poison: 0 }
+    }
+}
+
+/// The auditor found something.
+#[derive(Debug)]
+pub(crate) struct Violated(String);
+
+impl std::fmt::Display for Violated {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "the auditor found a violation: {}", self.0)
+    }
+}
+
+impl std::error::Error for Violated {}
+
+/// Both servers and both programs.
+pub(crate) struct Stage {
+    pub(crate) events: u64,
+    stack: Stack,
+    programs: PathBuf,
+    topics: Mutex<HashMap<Shape, String>>,
+    numbers: AtomicU32,
+    /// The rows that COPY is to write, made by a run of the consumer.
+    pub(crate) rows: tokio::sync::OnceCell<crate::ceiling::Rows>,
+}
+
+impl Stage {
+    pub(crate) async fn set_up(events: u64) -> anyhow::Result<Self> {
+        if cfg!(debug_assertions) {
+            eprintln!("this is a debug build: its figures mean nothing");
+        }
+        let programs = programs::build(&[]).await?;
+        let stack =
+            tokio::task::spawn_blocking(|| Stack::start(Options::private("bench"))).await??;
+        Ok(Self {
+            events,
+            stack,
+            programs,
+            topics: Mutex::default(),
+            numbers: AtomicU32::new(0),
+            rows: tokio::sync::OnceCell::new(),
+        })
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(self.programs.join(program));
+        command
+            .env("KAFKA_BOOTSTRAP_SERVERS", self.stack.bootstrap_servers())
+            .env_remove("RUST_LOG")
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
+        command
+    }
+
+    /// The topic of that shape, filled once.
+    async fn topic(&self, shape: Shape) -> anyhow::Result<String> {
+        let mut topics = self.topics.lock().await;
+        if let Some(topic) = topics.get(&shape) {
+            return Ok(topic.clone());
+        }
+        let topic = format!("orders-{}-{}-{}", shape.partitions, shape.duplicates, shape.poison);
+        let settings = KafkaSettings::new(self.stack.bootstrap_servers());
+        Topics::new(&settings, Duration::from_secs(10))?
+            .ensure(&topic, shape.partitions as usize)
+            .await?;
+        let mut load = self.command("order-producer");
+        load.env("ORDERS_TOPIC", &topic)
+            .args(["load", "--seed", "7", "--orders", &self.events.to_string()])
+            .args(["--customers", "10000"])
+            .args(["--duplicates", &shape.duplicates.to_string()])
+            .args(["--poison", &shape.poison.to_string()]);
+        succeed(load, "order-producer load").await?;
+        topics.insert(shape, topic.clone());
+        Ok(topic)
+    }
+
+    /// A new database with the tables, and a group and a dead letter topic of its own.
+    pub(crate) async fn place(&self, shape: Shape) -> anyhow::Result<Place<'_>> {
+        let topic = self.topic(shape).await?;
+        let number = self.numbers.fetch_add(1, Relaxed);
+        let database = format!("run_{number}");
+        self.admin(&format!("CREATE DATABASE {database}")).await?;
+        let (server, _) = self.stack.database_url().rsplit_once('/').context("no database")?;
+        let url = format!("{server}/{database}");
+        let group = format!("group-{number}");
+        let place = Place { stage: self, topic, database, url, group };
+        succeed(place.consumer("migrate"), "order-consumer migrate").await?;
+        self.admin("CHECKPOINT").await?;
+        Ok(place)
+    }
+
+    async fn admin(&self, statement: &str) -> anyhow::Result<()> {
+        let mut connection = PgConnection::connect(self.stack.database_url()).await?;
+        sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut connection).await?;
+        connection.close().await?;
+        Ok(())
+    }
+}
+
+/// Where one run takes place.
+pub(crate) struct Place<'a> {
+    stage: &'a Stage,
+    topic: String,
+    database: String,
+    url: String,
+    group: String,
+}
+
+/// The state of things before a run.
+pub(crate) struct Before {
+    clocks: Clocks,
+    wal: i64,
+}
+
+impl Place<'_> {
+    /// `order-consumer` with a command.
+    pub(crate) fn consumer(&self, command: &str) -> Command {
+        let mut consumer = self.stage.command("order-consumer");
+        consumer
+            .arg(command)
+            .env("DATABASE_URL", &self.url)
+            .env("ORDERS_TOPIC", &self.topic)
+            .env("ORDERS_DLQ_TOPIC", format!("{}.dlq", self.group))
+            .env("CONSUMER_GROUP", &self.group);
+        consumer
+    }
+
+    /// Where logs may be written.
+    pub(crate) fn folder(&self) -> &std::path::Path {
+        self.stage.stack.folder()
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.database
+    }
+
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    pub(crate) async fn connect(&self) -> anyhow::Result<PgConnection> {
+        Ok(PgConnection::connect(&self.url).await?)
+    }
+
+    fn clocks(&self) -> Clocks {
+        clocks(self.stage.stack.postgres().pid(), self.stage.stack.kafka().pid())
+    }
+
+    async fn wal(&self) -> anyhow::Result<i64> {
+        let mut connection = self.connect().await?;
+        let position = "SELECT (pg_current_wal_insert_lsn() - '0/0')::bigint";
+        Ok(sqlx::query_scalar(position).fetch_one(&mut connection).await?)
+    }
+
+    pub(crate) async fn before(&self) -> anyhow::Result<Before> {
+        Ok(Before { wal: self.wal().await?, clocks: self.clocks() })
+    }
+
+    /// What was used since then. Processes count once they have ended.
+    pub(crate) async fn since(&self, before: &Before, peak_kib: u64) -> anyhow::Result<Usage> {
+        let now = self.clocks();
+        let wal_bytes = self.wal().await? - before.wal;
+        let mut connection = self.connect().await?;
+        let (table_bytes, index_bytes): (i64, i64) = sqlx::query_as(
+            "SELECT sum(pg_table_size(oid))::bigint, sum(pg_indexes_size(oid))::bigint
+               FROM pg_class
+              WHERE relkind = 'r' AND relnamespace NOT IN
+                    ('pg_catalog'::regnamespace, 'information_schema'::regnamespace)",
+        )
+        .fetch_one(&mut connection)
+        .await?;
+        Ok(Usage {
+            contender_cpu: now.own_children - before.clocks.own_children,
+            postgres_cpu: now.postgres - before.clocks.postgres,
+            kafka_cpu: now.kafka - before.clocks.kafka,
+            peak_mib: peak_kib / 1024,
+            wal_bytes,
+            table_bytes,
+            index_bytes,
+        })
+    }
+
+    /// Has the auditor look at it.
+    pub(crate) async fn audit(&self) -> anyhow::Result<()> {
+        let mut verify = self.consumer("verify");
+        let audited = verify.args(["--wait", "120s"]).output().await?;
+        match audited.status.code() {
+            Some(0) => Ok(()),
+            Some(3) => Err(Violated(String::from_utf8_lossy(&audited.stdout).into_owned()).into()),
+            _ => bail!("verify: {}", String::from_utf8_lossy(&audited.stderr)),
+        }
+    }
+
+    /// Removes the database.
+    pub(crate) async fn clear(self) -> anyhow::Result<()> {
+        self.stage.admin(&format!("DROP DATABASE {} WITH (FORCE)", self.database)).await
+    }
+}
+
+/// Runs it to its end, which has to be a good one.
+pub(crate) async fn succeed(mut command: Command, what: &str) -> anyhow::Result<()> {
+    let ended = tokio::time::timeout(Duration::from_mins(30), command.output()).await;
+    let ended = ended.with_context(|| format!("{what} did not end"))??;
+    if !ended.status.success() {
+        bail!("{what}: {}: {}", ended.status, String::from_utf8_lossy(&ended.stderr));
+    }
+    Ok(())
+}
