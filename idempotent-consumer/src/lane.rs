@@ -45,7 +45,11 @@ const RETRY_POLL: Duration = Duration::from_secs(1);
 
 /// How long a turn at the retry queue may take before the log has its turn, as far as it is in
 /// several transactions.
-const RETRY_TURN: Duration = Duration::from_secs(2);
+const RETRY_TURN: Duration = Duration::from_millis(500);
+
+/// How many times as long the log has its turn, while it has records, after attempts in vain: what
+/// fails may cost the others a twentieth.
+const LOG_TURNS: u32 = 20;
 
 /// How often a lane makes sure that database and log are still where it left them.
 const HEARTBEAT: Duration = Duration::from_secs(5);
@@ -70,6 +74,8 @@ pub(crate) struct Lane<H, D> {
     in_doubt: Option<InDoubt>,
     /// When the retry queue is to be looked at; `None` while this partition has nothing there.
     next_retry: Option<Instant>,
+    /// For so long the log has its turn, while it has records.
+    logs_turn: Duration,
     /// How far this partition's messages are to be trusted.
     caution: Caution,
     /// What is due in the retry queue since before this may have ended a process.
@@ -131,6 +137,7 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
             database_next: 0,
             in_doubt: None,
             next_retry: None,
+            logs_turn: Duration::ZERO,
             caution: Caution::Trusting,
             suspects_due_before: None,
             wait_for: None,
@@ -183,7 +190,8 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
                 checked = Instant::now();
             }
             // In turns with the log, so that neither keeps the other waiting.
-            if self.next_retry.is_some_and(|at| at <= Instant::now())
+            if self.logs_turn.is_zero()
+                && self.next_retry.is_some_and(|at| at <= Instant::now())
                 && let Err(leave) = self.retry_round().await
             {
                 return leave;
@@ -191,12 +199,16 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
             let idle = self.next_retry.map_or(HEARTBEAT, |at| {
                 at.saturating_duration_since(Instant::now()).min(HEARTBEAT)
             });
+            let begun = Instant::now();
             let taken = tokio::select! {
                 biased;
                 () = self.cancel.cancelled() => return Leave::Cancelled,
                 () = self.disoriented.notified() => return Leave::Reposition,
                 taken = self.queue.take(max_records, max_bytes) => taken,
-                () = tokio::time::sleep(idle) => continue,
+                () = tokio::time::sleep(idle) => {
+                    self.logs_turn = Duration::ZERO;
+                    continue;
+                }
             };
             let left = match taken {
                 Taken::Records(records) => self.work_off(records).await,
@@ -205,6 +217,7 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
             if let Err(leave) = left {
                 return leave;
             }
+            self.logs_turn = self.logs_turn.saturating_sub(begun.elapsed());
         }
     }
 
@@ -241,6 +254,7 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
         let shared = Arc::clone(&self.shared);
         let mut failures = Failures::default();
         let started = Instant::now();
+        let mut in_vain = Duration::ZERO;
         let mut confirmed = batch.is_from_retry_queue();
         let mut charged = alone;
         while let Some(step) = plan.next_step() {
@@ -249,7 +263,7 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
             }
             if batch.is_from_retry_queue() && started.elapsed() > RETRY_TURN {
                 // The rest stays due. It is the log's turn.
-                return Ok(());
+                break;
             }
             if self.connection.is_none() {
                 match self.reconnect().await? {
@@ -315,6 +329,7 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
                 Ok(PieceEnd::Retry(later)) => {
                     self.connection = rolled_back(connection).await;
                     charged = alone && !self.discharge(in_work).await;
+                    in_vain += begun.elapsed();
                     failures = Failures::default();
                     for (index, reason) in &later {
                         tracing::debug!(
@@ -338,10 +353,14 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
                         self.connection = rolled_back(connection).await;
                     }
                     charged = alone && !self.discharge(in_work).await;
+                    in_vain += begun.elapsed();
                     let first = batch.queue_no(step.range.start);
                     self.fail(error, first, &mut plan, &mut failures).await?;
                 }
             }
+        }
+        if batch.is_from_retry_queue() {
+            self.logs_turn += in_vain * LOG_TURNS;
         }
         Ok(())
     }

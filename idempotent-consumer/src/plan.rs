@@ -3,7 +3,8 @@
 //! A batch is one transaction while all is well. When it fails as a whole it is bisected, from left
 //! to right, each clean piece committed, until the failing message stands alone. What is known is
 //! not asked again: if the left half of a failing piece turns out clean, the culprit is in the
-//! right half, which is split without being run.
+//! right half, which is split without being run. Where many fail, what is left is not run as a whole
+//! for each of them, but in pieces of about their distance, which grow again behind them.
 //!
 //! A message that failed and may be tried again is deferred: it goes to the retry queue in the
 //! transaction of its piece, and so do those behind it with its key, see `deferral`.
@@ -21,6 +22,10 @@ pub struct Plan {
     current: Option<Piece>,
     doomed: HashMap<usize, Verdict>,
     deferred: HashMap<usize, Verdict>,
+    /// The last message that was found to fail the batch, if any was.
+    last_found: Option<usize>,
+    /// How many messages that are not suspected go together.
+    reach: usize,
     /// Attempts of each message before this plan.
     attempts: Vec<u32>,
     max_attempts: u32,
@@ -69,6 +74,8 @@ impl Plan {
             current: None,
             doomed: HashMap::new(),
             deferred: HashMap::new(),
+            last_found: None,
+            reach: usize::MAX,
             attempts,
             max_attempts: max_attempts.max(1),
         }
@@ -106,6 +113,11 @@ impl Plan {
                 });
                 piece = Piece { range: piece.range.start..middle, suspicion: Suspicion::None };
             }
+            if piece.suspicion == Suspicion::None && piece.range.len() > self.reach {
+                let end = piece.range.start + self.reach;
+                self.pieces.push(Piece { range: end..piece.range.end, suspicion: Suspicion::None });
+                piece.range.end = end;
+            }
             self.current = Some(piece);
         }
         Some(Step { range: self.current.as_ref()?.range.clone() })
@@ -113,7 +125,11 @@ impl Plan {
 
     /// The current piece is in the database.
     pub fn committed(&mut self) {
-        self.current = None;
+        if let Some(piece) = self.current.take()
+            && piece.range.len() >= self.reach
+        {
+            self.reach = self.reach.saturating_mul(4);
+        }
         if let Some(next) = self.pieces.last_mut()
             && next.suspicion == Suspicion::IfBeforeIsClean
         {
@@ -132,7 +148,13 @@ impl Plan {
             self.pieces.push(piece);
             return;
         }
-        self.note(piece.range.start, permanent, verdict);
+        let found = piece.range.start;
+        if let Some(last) = self.last_found.replace(found)
+            && piece.suspicion != Suspicion::Alone
+        {
+            self.reach = (2 * found.saturating_sub(last)).max(4);
+        }
+        self.note(found, permanent, verdict);
         // Neither a dead letter nor a place in the queue needs a transaction of its own.
         self.push_unsuspected(piece.range);
     }
@@ -177,7 +199,8 @@ impl Plan {
 
     /// The piece before was not clean, so nothing follows about the piece after it.
     fn clear_inference(&mut self) {
-        if let Some(next) = self.pieces.last_mut()
+        let suspected = |piece: &&mut Piece| piece.suspicion != Suspicion::None;
+        if let Some(next) = self.pieces.iter_mut().rev().find(suspected)
             && next.suspicion == Suspicion::IfBeforeIsClean
         {
             next.suspicion = Suspicion::None;
@@ -228,6 +251,8 @@ mod tests {
     #[derive(Debug, Default, PartialEq)]
     struct Ran {
         transactions: usize,
+        /// In all of them.
+        messages: usize,
         doomed: Vec<usize>,
         deferred: Vec<usize>,
     }
@@ -239,6 +264,7 @@ mod tests {
         let (mut ran, mut done) = (Ran::default(), 0);
         while let Some(step) = plan.next_step() {
             ran.transactions += 1;
+            ran.messages += step.range.len();
             assert!(ran.transactions < 100_000, "it ends");
             assert_eq!(step.range.start, done, "in order, nothing twice, nothing left out");
             let live: Vec<usize> = step
@@ -269,7 +295,7 @@ mod tests {
     #[test]
     fn a_clean_batch_is_one_transaction() {
         let ran = run(&[(Nature::Good, 0); 1000], 5);
-        assert_eq!(ran, Ran { transactions: 1, ..Ran::default() });
+        assert_eq!(ran, Ran { transactions: 1, messages: 1000, ..Ran::default() });
     }
 
     #[test]
@@ -281,6 +307,24 @@ mod tests {
             assert_eq!(ran.doomed, [bad]);
             assert!(ran.transactions <= 13, "{bad}: {ran:?}");
         }
+    }
+
+    #[test]
+    fn where_many_fail_each_costs_few_transactions_of_few_messages() {
+        let nature = |i| if i % 10 == 3 { Nature::FailsForNow } else { Nature::Good };
+        let messages: Vec<_> = (0..1000).map(|i| (nature(i), 0)).collect();
+        let ran = run(&messages, 5);
+        assert_eq!(ran.deferred.len(), 100);
+        assert!(ran.transactions <= 700, "{}", ran.transactions);
+        assert!(ran.messages <= 8_000, "{} messages in all of them", ran.messages);
+    }
+
+    #[test]
+    fn behind_those_that_fail_pieces_grow_again() {
+        let nature = |i| if i == 10 || i == 20 { Nature::Fails } else { Nature::Good };
+        let messages: Vec<_> = (0..1000).map(|i| (nature(i), 0)).collect();
+        let ran = run(&messages, 5);
+        assert!(ran.transactions <= 32, "{}", ran.transactions);
     }
 
     #[test]
