@@ -199,7 +199,7 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
             let idle = self.next_retry.map_or(HEARTBEAT, |at| {
                 at.saturating_duration_since(Instant::now()).min(HEARTBEAT)
             });
-            let begun = Instant::now();
+            let turn_begun = Instant::now();
             let taken = tokio::select! {
                 biased;
                 () = self.cancel.cancelled() => return Leave::Cancelled,
@@ -217,7 +217,7 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
             if let Err(leave) = left {
                 return leave;
             }
-            self.logs_turn = self.logs_turn.saturating_sub(begun.elapsed());
+            self.logs_turn = self.logs_turn.saturating_sub(turn_begun.elapsed());
         }
     }
 
