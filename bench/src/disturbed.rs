@@ -12,7 +12,8 @@ use crate::stage::{Place, Shape, Stage};
 
 const PATIENCE: Duration = Duration::from_mins(10);
 const POLL: Duration = Duration::from_millis(50);
-/// Customers are c-0 to c-9999.
+/// Customers are c-0 to c-999.
+const SHAPE: Shape = Shape { partitions: 6, duplicates: 0, poison: 0, customers: 1000 };
 const REFUSE: &str = "
     CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN RAISE EXCEPTION 'too slow' USING ERRCODE = 'query_canceled'; END $$;
@@ -21,7 +22,7 @@ const REFUSE: &str = "
 
 /// From the first commit to the end of the log.
 pub(crate) async fn run(stage: &Stage, refused: bool) -> anyhow::Result<Run> {
-    let place = stage.place(Shape::default()).await?;
+    let place = stage.place(SHAPE).await?;
     let mut connection = place.connect().await?;
     if refused {
         connection.execute(REFUSE).await?;

@@ -24,11 +24,13 @@ pub(crate) struct Shape {
     pub(crate) duplicates: u32,
     /// Percent.
     pub(crate) poison: u32,
+    /// Keys.
+    pub(crate) customers: u32,
 }
 
 impl Default for Shape {
     fn default() -> Self {
-        Self { partitions: 6, duplicates: 0, poison: 0 }
+        Self { partitions: 6, duplicates: 0, poison: 0, customers: 10_000 }
     }
 }
 
@@ -89,17 +91,18 @@ impl Stage {
         if let Some(topic) = topics.get(&shape) {
             return Ok(topic.clone());
         }
-        let topic = format!("orders-{}-{}-{}", shape.partitions, shape.duplicates, shape.poison);
+        let Shape { partitions, duplicates, poison, customers } = shape;
+        let topic = format!("orders-{partitions}-{duplicates}-{poison}-{customers}");
         let settings = KafkaSettings::new(self.stack.bootstrap_servers());
         Topics::new(&settings, Duration::from_secs(10))?
-            .ensure(&topic, shape.partitions as usize)
+            .ensure(&topic, partitions as usize)
             .await?;
         let mut load = self.command("order-producer");
         load.env("ORDERS_TOPIC", &topic)
             .args(["load", "--seed", "7", "--orders", &self.events.to_string()])
-            .args(["--customers", "10000"])
-            .args(["--duplicates", &shape.duplicates.to_string()])
-            .args(["--poison", &shape.poison.to_string()]);
+            .args(["--customers", &customers.to_string()])
+            .args(["--duplicates", &duplicates.to_string()])
+            .args(["--poison", &poison.to_string()]);
         succeed(load, "order-producer load").await?;
         topics.insert(shape, topic.clone());
         Ok(topic)
