@@ -47,9 +47,12 @@ const RETRY_POLL: Duration = Duration::from_secs(1);
 /// several transactions.
 const RETRY_TURN: Duration = Duration::from_millis(500);
 
+/// So many messages of the retry queue are tried together at first, and more while they succeed.
+const FEW_RETRIES: usize = 16;
+
 /// How many times as long the log has its turn, while it has records, after attempts in vain: what
-/// fails may cost the others a twentieth.
-const LOG_TURNS: u32 = 20;
+/// fails may cost the others a fiftieth.
+const LOG_TURNS: u32 = 50;
 
 /// How often a lane makes sure that database and log are still where it left them.
 const HEARTBEAT: Duration = Duration::from_secs(5);
@@ -74,8 +77,16 @@ pub(crate) struct Lane<H, D> {
     in_doubt: Option<InDoubt>,
     /// When the retry queue is to be looked at; `None` while this partition has nothing there.
     next_retry: Option<Instant>,
+    /// How many messages of the log go together: few where many have failed.
+    reach: usize,
+    /// The same for the retry queue, and how many of it are taken at once.
+    retries_together: usize,
+    /// Transactions that brought nothing to an end.
+    failed_transactions: u64,
     /// For so long the log has its turn, while it has records.
     logs_turn: Duration,
+    /// What all transactions that committed have taken.
+    committed_in: Duration,
     /// How far this partition's messages are to be trusted.
     caution: Caution,
     /// What is due in the retry queue since before this may have ended a process.
@@ -137,7 +148,11 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
             database_next: 0,
             in_doubt: None,
             next_retry: None,
+            reach: usize::MAX,
+            retries_together: FEW_RETRIES,
+            failed_transactions: 0,
             logs_turn: Duration::ZERO,
+            committed_in: Duration::ZERO,
             caution: Caution::Trusting,
             suspects_due_before: None,
             wait_for: None,
@@ -254,7 +269,6 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
         let shared = Arc::clone(&self.shared);
         let mut failures = Failures::default();
         let started = Instant::now();
-        let mut in_vain = Duration::ZERO;
         let mut confirmed = batch.is_from_retry_queue();
         let mut charged = alone;
         while let Some(step) = plan.next_step() {
@@ -263,7 +277,7 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
             }
             if batch.is_from_retry_queue() && started.elapsed() > RETRY_TURN {
                 // The rest stays due. It is the log's turn.
-                break;
+                return Ok(());
             }
             if self.connection.is_none() {
                 match self.reconnect().await? {
@@ -320,6 +334,7 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
                     confirmed = true;
                     plan.committed();
                     failures = Failures::default();
+                    self.committed_in += begun.elapsed();
                     metrics::histogram!("idempotent_consumer_transaction_seconds")
                         .record(begun.elapsed().as_secs_f64());
                     metrics::histogram!("idempotent_consumer_transaction_messages")
@@ -329,7 +344,7 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
                 Ok(PieceEnd::Retry(later)) => {
                     self.connection = rolled_back(connection).await;
                     charged = alone && !self.discharge(in_work).await;
-                    in_vain += begun.elapsed();
+                    self.failed_transactions += 1;
                     failures = Failures::default();
                     for (index, reason) in &later {
                         tracing::debug!(
@@ -353,14 +368,14 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
                         self.connection = rolled_back(connection).await;
                     }
                     charged = alone && !self.discharge(in_work).await;
-                    in_vain += begun.elapsed();
+                    self.failed_transactions += 1;
                     let first = batch.queue_no(step.range.start);
                     self.fail(error, first, &mut plan, &mut failures).await?;
                 }
             }
         }
-        if batch.is_from_retry_queue() {
-            self.logs_turn += in_vain * LOG_TURNS;
+        if !batch.is_from_retry_queue() {
+            self.reach = plan.reach();
         }
         Ok(())
     }

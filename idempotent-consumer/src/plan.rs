@@ -81,6 +81,17 @@ impl Plan {
         }
     }
 
+    /// How many messages that are not suspected go together, as a plan before this one left it: where
+    /// many have failed, many will. To be said before the first step.
+    pub fn set_reach(&mut self, reach: usize) {
+        self.reach = reach.max(1);
+    }
+
+    /// How many messages that are not suspected go together now.
+    pub fn reach(&self) -> usize {
+        self.reach
+    }
+
     /// These messages, in ascending order, have failed the batch that they were in before: each
     /// runs in a transaction of its own. To be said before the first step.
     pub fn isolate(&mut self, messages: &[usize]) {
@@ -325,6 +336,18 @@ mod tests {
         let messages: Vec<_> = (0..1000).map(|i| (nature(i), 0)).collect();
         let ran = run(&messages, 5);
         assert!(ran.transactions <= 32, "{}", ran.transactions);
+    }
+
+    #[test]
+    fn a_plan_that_begins_where_many_failed_goes_on_carefully() {
+        let mut plan = Plan::new(vec![0; 1000], 5);
+        plan.set_reach(10);
+        let mut lengths = Vec::new();
+        while let Some(Step { range }) = plan.next_step() {
+            lengths.push(range.len());
+            plan.committed();
+        }
+        assert_eq!(lengths, [10, 40, 160, 640, 150]);
     }
 
     #[test]
