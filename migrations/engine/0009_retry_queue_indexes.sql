@@ -11,5 +11,9 @@ DROP INDEX retry_queue_by_key;
 -- Whether a record waits already.
 CREATE INDEX retry_queue_by_offset ON retry_queue (partition, "offset");
 
+-- The keys of which messages wait, each with its oldest: few, so that no plan for looking batches of
+-- keys up is a bad one, whatever the statistics say.
+CREATE INDEX retry_queue_heads ON retry_queue (key_hash) WHERE next_attempt_at IS NOT NULL;
+
 -- The messages of a key in their order.
 CREATE INDEX retry_queue_by_key ON retry_queue (key_hash, queue_no);

@@ -88,6 +88,7 @@ impl<'c> Opened<'c> {
                        SELECT
                          FROM retry_queue
                         WHERE consumer_group = $1 AND topic = $2 AND partition = $3
+                          AND next_attempt_at IS NOT NULL
                    ) AS has_queue,
                    next_offset,
                    (SELECT (extract(epoch FROM GREATEST(purged_before, clock_timestamp() - kept_for))

@@ -38,6 +38,8 @@ pub(crate) async fn look_up(
                      FROM retry_queue
                     WHERE consumer_group = $1 AND topic = $2 AND partition = $3
                       AND key_hash = asked.hash
+                      -- The oldest of its key has its time; those behind have none.
+                      AND next_attempt_at IS NOT NULL
                )
         ",
     )
@@ -228,8 +230,8 @@ impl Changes<'_> {
                        SELECT queue_no
                          FROM retry_queue
                         WHERE consumer_group = $1 AND topic = $2 AND partition = $3
-                          AND key_hash = freed.hash
-                        ORDER BY queue_no
+                          AND (key_hash, queue_no) > (freed.hash, 0) AND key_hash <= freed.hash
+                        ORDER BY key_hash, queue_no
                         LIMIT 1
                    ) AS head
              WHERE retry_queue.queue_no = head.queue_no
@@ -269,7 +271,11 @@ pub(crate) struct Due {
     pub doomed: Option<Verdict>,
 }
 
-/// Messages that are due, by the order of the log: of each key the oldest, and if that one has
+/// Messages that are due. Those behind another one are found by a range of `(key_hash, queue_no)`:
+/// with an equality PostgreSQL may prefer to walk all of the queue in the order of `queue_no`, in the
+/// hope of meeting one of the key soon.
+///
+/// They come by the order of the log: of each key the oldest, and if that one has
 /// never failed those behind it as well.
 pub(crate) async fn due(
     connection: &mut PgConnection,
@@ -298,8 +304,9 @@ pub(crate) async fn due(
                        SELECT queue_no
                          FROM retry_queue
                         WHERE consumer_group = $1 AND topic = $2 AND partition = $3
-                          AND key_hash = head.key_hash AND queue_no > head.queue_no
-                        ORDER BY queue_no
+                          AND (key_hash, queue_no) > (head.key_hash, head.queue_no)
+                          AND key_hash <= head.key_hash
+                        ORDER BY key_hash, queue_no
                         LIMIT $4
                    ) AS behind
              WHERE head.attempts = 0
