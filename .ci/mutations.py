@@ -279,7 +279,7 @@ def main(arguments):
     COPY.parent.mkdir(parents=True, exist_ok=True)
     ignored = shutil.ignore_patterns("target", ".git")
     shutil.copytree(ROOT, COPY, ignore=ignored, symlinks=True)
-    rows, survived = [], []
+    survived = []
     for mutation in wanted:
         begun = time.monotonic()
         before = apply(mutation)
@@ -293,14 +293,10 @@ def main(arguments):
         green = [test for _, test in mutation.tests if test not in red]
         seconds = time.monotonic() - begun
         print(f"{mutation.name}: {len(red)} red, {len(green)} green {green} ({seconds:.0f} s)", flush=True)
-        rows.append((mutation, red))
         if not red:
             survived.append(mutation.name)
-    rows = [(mutation, red) for mutation, red in rows if red]
-    if "--write" in arguments:
-        write(rows)
-    else:
-        print("\n".join(line(mutation, red) for mutation, red in rows))
+        elif "--write" in arguments:
+            write([(mutation, red)])
     if survived:
         print("broken without a test going red: " + ", ".join(survived))
         return 1
