@@ -93,7 +93,8 @@ async fn main() -> anyhow::Result<()> {
         .property("heartbeat.interval.ms", "300")?
         .property("session.timeout.ms", session)?;
     let mut config = EngineConfig::new(kafka, topic, "unruly");
-    config.handler_timeout = Duration::from_millis(500);
+    let patience = env::var("HANDLER_TIMEOUT_MS").unwrap_or("500".to_owned()).parse()?;
+    config.handler_timeout = Duration::from_millis(patience);
     config.stuck_timeout = Some(Duration::from_secs(4));
     config.retry_backoff.base = Duration::from_millis(20);
     config.retry_backoff.cap = Duration::from_millis(100);

@@ -269,14 +269,16 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
         let shared = Arc::clone(&self.shared);
         let mut failures = Failures::default();
         let started = Instant::now();
+        let mut at_rest = true;
         let mut confirmed = batch.is_from_retry_queue();
         let mut charged = alone;
         while let Some(step) = plan.next_step() {
             if self.cancel.is_cancelled() {
                 return Err(Leave::Cancelled);
             }
-            if batch.is_from_retry_queue() && started.elapsed() > RETRY_TURN {
-                // The rest stays due. It is the log's turn.
+            if batch.is_from_retry_queue() && at_rest && started.elapsed() > RETRY_TURN {
+                // The rest stays due. It is the log's turn. What was found to fail is written down,
+                // or its attempt would not count, however long it took.
                 return Ok(());
             }
             if self.connection.is_none() {
@@ -284,6 +286,7 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
                     Reconnected::AsLeft => {}
                     Reconnected::Moved => return Err(Leave::Reposition),
                     Reconnected::Committed(committed) => {
+                        at_rest = true;
                         plan.committed();
                         self.settle(&committed);
                         continue;
@@ -332,6 +335,7 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
                     drop(in_work);
                     self.connection = Some(connection);
                     confirmed = true;
+                    at_rest = true;
                     plan.committed();
                     failures = Failures::default();
                     self.committed_in += begun.elapsed();
@@ -345,6 +349,7 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
                     self.connection = rolled_back(connection).await;
                     charged = alone && !self.discharge(in_work).await;
                     self.failed_transactions += 1;
+                    at_rest = false;
                     failures = Failures::default();
                     for (index, reason) in &later {
                         tracing::debug!(
@@ -369,6 +374,7 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
                     }
                     charged = alone && !self.discharge(in_work).await;
                     self.failed_transactions += 1;
+                    at_rest = false;
                     let first = batch.queue_no(step.range.start);
                     self.fail(error, first, &mut plan, &mut failures).await?;
                 }
