@@ -13,6 +13,7 @@ mod positioning;
 mod recovery;
 mod retries;
 mod suspects;
+mod turns;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -25,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::positioning::application_name;
 use self::recovery::{Failures, Reconnected};
+use self::turns::Turns;
 use crate::batch::{Batch, PieceEnd, Setting, run_empty, run_piece};
 use crate::failure::FailureClass;
 use crate::handler::{Decoder, Handler};
@@ -46,13 +48,6 @@ const RETRY_POLL: Duration = Duration::from_secs(1);
 /// How long a turn at the retry queue may take before the log has its turn, as far as it is in
 /// several transactions.
 const RETRY_TURN: Duration = Duration::from_millis(500);
-
-/// So many messages of the retry queue are tried together at first, and more while they succeed.
-const FEW_RETRIES: usize = 16;
-
-/// How many times as long the log has its turn, while it has records, after attempts in vain: what
-/// fails may cost the others a fiftieth.
-const LOG_TURNS: u32 = 50;
 
 /// How often a lane makes sure that database and log are still where it left them.
 const HEARTBEAT: Duration = Duration::from_secs(5);
@@ -77,16 +72,8 @@ pub(crate) struct Lane<H, D> {
     in_doubt: Option<InDoubt>,
     /// When the retry queue is to be looked at; `None` while this partition has nothing there.
     next_retry: Option<Instant>,
-    /// How many messages of the log go together: few where many have failed.
-    reach: usize,
-    /// The same for the retry queue, and how many of it are taken at once.
-    retries_together: usize,
-    /// Transactions that brought nothing to an end.
-    failed_transactions: u64,
-    /// For so long the log has its turn, while it has records.
-    logs_turn: Duration,
-    /// What all transactions that committed have taken.
-    committed_in: Duration,
+    /// Whose turn it is, the log's or the retry queue's.
+    turns: Turns,
     /// How far this partition's messages are to be trusted.
     caution: Caution,
     /// What is due in the retry queue since before this may have ended a process.
@@ -148,11 +135,7 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
             database_next: 0,
             in_doubt: None,
             next_retry: None,
-            reach: usize::MAX,
-            retries_together: FEW_RETRIES,
-            failed_transactions: 0,
-            logs_turn: Duration::ZERO,
-            committed_in: Duration::ZERO,
+            turns: Turns::new(),
             caution: Caution::Trusting,
             suspects_due_before: None,
             wait_for: None,
@@ -204,8 +187,7 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
                 }
                 checked = Instant::now();
             }
-            // In turns with the log, so that neither keeps the other waiting.
-            if self.logs_turn.is_zero()
+            if self.turns.is_the_queues()
                 && self.next_retry.is_some_and(|at| at <= Instant::now())
                 && let Err(leave) = self.retry_round().await
             {
@@ -221,7 +203,7 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
                 () = self.disoriented.notified() => return Leave::Reposition,
                 taken = self.queue.take(max_records, max_bytes) => taken,
                 () = tokio::time::sleep(idle) => {
-                    self.logs_turn = Duration::ZERO;
+                    self.turns.log_is_idle();
                     continue;
                 }
             };
@@ -232,7 +214,7 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
             if let Err(leave) = left {
                 return leave;
             }
-            self.logs_turn = self.logs_turn.saturating_sub(turn_begun.elapsed());
+            self.turns.log_had(turn_begun.elapsed());
         }
     }
 
@@ -338,7 +320,7 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
                     at_rest = true;
                     plan.committed();
                     failures = Failures::default();
-                    self.committed_in += begun.elapsed();
+                    self.turns.committed(begun.elapsed());
                     metrics::histogram!("idempotent_consumer_transaction_seconds")
                         .record(begun.elapsed().as_secs_f64());
                     metrics::histogram!("idempotent_consumer_transaction_messages")
@@ -348,7 +330,7 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
                 Ok(PieceEnd::Retry(later)) => {
                     self.connection = rolled_back(connection).await;
                     charged = alone && !self.discharge(in_work).await;
-                    self.failed_transactions += 1;
+                    self.turns.failed();
                     at_rest = false;
                     failures = Failures::default();
                     for (index, reason) in &later {
@@ -373,7 +355,7 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
                         self.connection = rolled_back(connection).await;
                     }
                     charged = alone && !self.discharge(in_work).await;
-                    self.failed_transactions += 1;
+                    self.turns.failed();
                     at_rest = false;
                     let first = batch.queue_no(step.range.start);
                     self.fail(error, first, &mut plan, &mut failures).await?;
@@ -381,7 +363,7 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
             }
         }
         if !batch.is_from_retry_queue() {
-            self.reach = plan.reach();
+            self.turns.reach = plan.reach();
         }
         Ok(())
     }

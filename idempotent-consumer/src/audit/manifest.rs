@@ -208,8 +208,6 @@ impl Line {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::super::merge::Range;
     use super::*;
     use crate::message::{Headers, PartitionKey, Record};
@@ -249,7 +247,7 @@ mod tests {
         manifest.lines.sort_unstable_by_key(Line::place);
         let range = Range { start, end: 100, comparable: true, ..Range::default() };
         let ranges =
-            Ranges { topic: "t".to_owned(), by_partition: vec![range], given_up: BTreeMap::new() };
+            Ranges { topic: "t".to_owned(), by_partition: vec![range], ..Ranges::default() };
         let mut findings = Invariant::new(1, "outcomes", "…", 10);
         for seen in log {
             manifest.record(seen, &ranges, &mut findings);

@@ -69,6 +69,7 @@ pub(super) struct Range {
 }
 
 /// Every partition of the topic, by its number.
+#[derive(Default)]
 pub(super) struct Ranges {
     pub(super) topic: String,
     pub(super) by_partition: Vec<Range>,

@@ -95,7 +95,7 @@ fn audit(history: &History, chunk: usize) -> Merge {
                 awaited: 0,
             })
             .collect(),
-        given_up: BTreeMap::new(),
+        ..Ranges::default()
     };
     let mut rows = history.claims.clone();
     rows.sort_unstable_by_key(ClaimRow::place);

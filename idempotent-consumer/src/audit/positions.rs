@@ -219,7 +219,7 @@ mod tests {
         change(&mut range, &mut row, &mut committed);
         range.next_offset = Some(row.next_offset);
         let ranges =
-            Ranges { topic: "t".to_owned(), by_partition: vec![range], given_up: BTreeMap::new() };
+            Ranges { topic: "t".to_owned(), by_partition: vec![range], ..Ranges::default() };
         let mut findings = Invariant::new(3, "positions", "…", 10);
         let purged = Positions {
             topic_id: "id",

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
-use super::{FEW_RETRIES, LOG_TURNS, Lane, Leave, RETRY_POLL, within};
+use super::{Lane, Leave, RETRY_POLL, within};
 use crate::failure::{FailureClass, class_of};
 use crate::handler::{Decoder, Handler};
 use crate::store::retry_queue;
@@ -13,24 +13,17 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
     /// Tries what is due, and finds out when to look again. All of it that brought no message to
     /// its end counts against the queue's next turn.
     pub(super) async fn retry_round(&mut self) -> Result<(), Leave> {
-        let (begun, committed_before) = (Instant::now(), self.committed_in);
-        let failed_before = self.failed_transactions;
+        let begun = Instant::now();
+        self.turns.queue_begins();
         self.retry_due().await?;
-        self.retries_together = if self.failed_transactions == failed_before {
-            (self.retries_together * 4).min(self.shared.config.batch_size)
-        } else {
-            FEW_RETRIES
-        };
-        let in_vain =
-            begun.elapsed().saturating_sub(self.committed_in.saturating_sub(committed_before));
-        self.logs_turn += in_vain * LOG_TURNS;
+        self.turns.queue_had(begun.elapsed(), self.shared.config.batch_size);
         Ok(())
     }
 
     async fn retry_due(&mut self) -> Result<(), Leave> {
         let shared = Arc::clone(&self.shared);
         let max_bytes = shared.config.batch_bytes;
-        let max_rows = (self.retries_together * 4).min(shared.config.batch_size);
+        let max_rows = (self.turns.retries_together * 4).min(shared.config.batch_size);
         let Some(connection) = &mut self.connection else { return Err(Leave::Reposition) };
         let due = match within(retry_queue::due(
             connection,

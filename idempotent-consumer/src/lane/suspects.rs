@@ -120,7 +120,7 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
             Batch::from_log(records, settled, &self.topic_id, id_mode, &shared.decoder)
         };
         let mut plan = Plan::new(vec![0; batch.len()], shared.config.max_attempts);
-        plan.set_reach(self.reach);
+        plan.set_reach(self.turns.reach);
         plan.isolate(&batch.redriven_behind_their_message());
         self.process(&batch, plan, false).await
     }
@@ -169,7 +169,7 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
         };
         let attempts = due.iter().map(|due| due.attempts).collect();
         let mut plan = Plan::new(attempts, shared.config.max_attempts);
-        plan.set_reach(self.retries_together);
+        plan.set_reach(self.turns.retries_together);
         let mut apart: Vec<usize> =
             (0..due.len()).filter(|index| due[*index].fails_its_batch).collect();
         let batch = {

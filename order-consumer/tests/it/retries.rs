@@ -2,28 +2,12 @@
 
 use serde_json::{Value, json};
 
-use crate::support::Place;
+use crate::support::broken::{PATIENT, break_customer, mend_customer};
 use crate::support::consumer::Consumer;
 use crate::support::events::{event, message_id, order_id, placed};
 use crate::support::poll::{eventually, wait};
 use crate::support::stacks::{QUICK, quick};
 use crate::support::world::{World, customer, orders};
-
-/// The database cancels every statement that touches an order of this customer.
-async fn break_customer(place: &Place, number: u128) {
-    let customer = customer(number);
-    place
-        .sql(&format!(
-            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
-             BEGIN RAISE EXCEPTION 'too slow' USING ERRCODE = 'query_canceled'; END $$;
-             CREATE TRIGGER refuse BEFORE INSERT OR UPDATE ON orders FOR EACH ROW
-             WHEN (NEW.customer_id = '{customer}') EXECUTE FUNCTION refuse()"
-        ))
-        .await;
-}
-
-/// Long enough for a test to look at what waits.
-const PATIENT: [&str; 4] = ["--retry-backoff", "10m", "--retry-backoff-max", "1h"];
 
 fn jsonl(world: &World, command: &str, arguments: &[&str]) -> Value {
     let ran = world.run(command, &[arguments, &["-o", "json"]].concat());
@@ -34,7 +18,7 @@ fn jsonl(world: &World, command: &str, arguments: &[&str]) -> Value {
 #[test]
 fn orders_that_fail_for_now_wait_and_are_applied_in_their_order_once_they_can_be() {
     let world = World::new("later", 2);
-    wait(break_customer(&world, 3));
+    wait(break_customer(&world, &customer(3)));
     world.send(&orders(0, 60, 6));
     let consumer = Consumer::start(&world, &PATIENT);
     world.wait_consumed();
@@ -71,7 +55,7 @@ fn orders_that_fail_for_now_wait_and_are_applied_in_their_order_once_they_can_be
         jsonl(&world, "retries", &["list"])[0]["message_id"] == json!(message_id(9))
             && world.number("SELECT max(attempts)::bigint FROM retry_queue") == 1
     });
-    wait(world.sql("DROP TRIGGER refuse ON orders"));
+    wait(mend_customer(&world));
     world.run("retries", &["now", "--key", "c-3"]).succeeded();
     eventually("nothing waits", || world.number("SELECT count(*) FROM retry_queue") == 0);
     consumer.stop().summary();
@@ -83,7 +67,7 @@ fn orders_that_fail_for_now_wait_and_are_applied_in_their_order_once_they_can_be
 #[test]
 fn what_waits_survives_a_kill_and_its_attempts_are_counted_on() {
     let world = World::on(quick(), "killed", 1);
-    wait(break_customer(&world, 0));
+    wait(break_customer(&world, &customer(0)));
     world.send(&orders(0, 20, 2));
     let soon = ["--retry-backoff", "300ms", "--retry-backoff-max", "300ms", "--max-attempts", "4"];
     let arguments = [&QUICK[..], &soon].concat();
@@ -94,7 +78,7 @@ fn what_waits_survives_a_kill_and_its_attempts_are_counted_on() {
         });
         consumer.sigkill();
     }
-    wait(world.sql("DROP TRIGGER refuse ON orders"));
+    wait(mend_customer(&world));
     world.drain(&arguments);
     assert_eq!(world.number("SELECT count(*) FROM retry_queue"), 0);
     // Unless the last of the consumers had its fourth attempt as well.
@@ -106,13 +90,13 @@ fn what_waits_survives_a_kill_and_its_attempts_are_counted_on() {
 #[test]
 fn a_message_read_again_while_it_waits_is_neither_applied_nor_queued_twice() {
     let world = World::new("again", 1);
-    wait(break_customer(&world, 0));
+    wait(break_customer(&world, &customer(0)));
     world.send(&orders(0, 10, 2));
     // Neither key: nothing else tells that they are in the queue but their places.
     let consumer = Consumer::start(&world, &PATIENT);
     world.wait_consumed();
     consumer.stop().summary();
-    wait(world.sql("DROP TRIGGER refuse ON orders"));
+    wait(mend_customer(&world));
     // Kafka's offset is behind: everything is read again.
     world.commit_offset(0, 0);
     let consumer = Consumer::start(&world, &PATIENT);
@@ -131,7 +115,7 @@ fn a_message_read_again_while_it_waits_is_neither_applied_nor_queued_twice() {
 #[test]
 fn the_commands_say_what_they_did_not_find_and_change_nothing_on_a_dry_run() {
     let world = World::new("dry", 1);
-    wait(break_customer(&world, 0));
+    wait(break_customer(&world, &customer(0)));
     world.send(&[event(1, &placed(1, &customer(0), 1))]);
     let ran = world.run("retries", &["now", "--all"]);
     assert!(ran.code == 0 && ran.stderr.contains("no such message waits"), "{ran:#?}");
@@ -144,7 +128,7 @@ fn the_commands_say_what_they_did_not_find_and_change_nothing_on_a_dry_run() {
     assert_eq!(world.run("retries", &["now"]).code, 2, "which ones has to be said");
     consumer.stop().summary();
     assert_eq!(world.number("SELECT count(*) FROM retry_queue WHERE given_up_by IS NULL"), 1);
-    wait(world.sql("DROP TRIGGER refuse ON orders"));
+    wait(mend_customer(&world));
     world.run("retries", &["now", "--all"]).succeeded();
     world.drain(&[]);
     assert_eq!(world.claims(), 1);
@@ -154,7 +138,7 @@ fn the_commands_say_what_they_did_not_find_and_change_nothing_on_a_dry_run() {
 #[test]
 fn what_waited_when_the_topic_was_created_anew_goes_first_and_is_not_called_wrong() {
     let world = World::new("waited", 1);
-    wait(break_customer(&world, 0));
+    wait(break_customer(&world, &customer(0)));
     world.send(&orders(0, 6, 2));
     let consumer = Consumer::start(&world, &PATIENT);
     world.wait_consumed();
@@ -171,7 +155,7 @@ fn what_waited_when_the_topic_was_created_anew_goes_first_and_is_not_called_wron
     assert_eq!(anew.claims(), 6);
     let report = jsonl(&anew, "verify", &[]);
     assert_eq!(report["tally"]["waiting"], 3, "{report:#}");
-    wait(anew.sql("DROP TRIGGER refuse ON orders"));
+    wait(mend_customer(&anew));
     anew.run("retries", &["now", "--all"]).succeeded();
     eventually("nothing waits", || anew.number("SELECT count(*) FROM retry_queue") == 0);
     consumer.stop().summary();

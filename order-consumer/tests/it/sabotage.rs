@@ -6,6 +6,7 @@ use order_events::OrderEvent;
 use serde_json::Value;
 use tokio::sync::OnceCell;
 
+use crate::support::broken::{PATIENT, break_customer};
 use crate::support::consumer::Consumer;
 use crate::support::events::{
     Event, change, content, event, message_id, order_id, placed, with_value,
@@ -367,15 +368,10 @@ async fn what_is_pending_is_told_and_a_violation_only_after_the_wait() {
 #[test]
 fn a_retry_queue_that_loses_invents_or_keeps_a_message_is_found() {
     let Right { place, .. } = wait(Right::prepare("queue"));
-    wait(place.sql(
-        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
-             BEGIN RAISE EXCEPTION 'too slow' USING ERRCODE = 'query_canceled'; END $$;
-             CREATE TRIGGER refuse BEFORE INSERT ON orders FOR EACH ROW EXECUTE FUNCTION refuse()",
-    ));
+    wait(break_customer(&place, "c-1"));
     let at = place.publish(&[event(60, &placed(60, "c-1", 1)), event(61, &placed(61, "c-1", 1))]);
     let world = World::of(place.clone());
-    let consumer =
-        Consumer::start(&place, &["--retry-backoff", "10m", "--retry-backoff-max", "1h"]);
+    let consumer = Consumer::start(&place, &PATIENT);
     eventually("both wait", || world.number("SELECT count(*) FROM retry_queue") == 2);
     consumer.stop().summary();
     assert_eq!(holds(&place, &[])["pending"], 2);
