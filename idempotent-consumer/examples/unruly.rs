@@ -5,7 +5,7 @@
 //! cargo stack up && eval "$(cargo stack env)"
 //! while ! cargo run -p idempotent-consumer --example unruly; do echo "it has died"; done
 //! ```
-//! Messages are JSON: `"work"`, `"abort"`, `"hang"`, `"block"` or `"allocate"`, perhaps with
+//! Messages are JSON: `"work"`, `"nap"`, `"abort"`, `"hang"`, `"block"` or `"allocate"`, perhaps with
 //! `"late "` before it: not at the first attempt.
 
 use std::env;
@@ -54,6 +54,7 @@ impl MessageHandler for Unruly {
             order = late;
         }
         match order {
+            "nap" => tokio::time::sleep(Duration::from_millis(100)).await,
             "abort" => std::process::abort(),
             "hang" => std::future::pending::<()>().await,
             "block" => std::thread::sleep(Duration::MAX),

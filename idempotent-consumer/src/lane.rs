@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::positioning::application_name;
 use self::recovery::{Failures, Reconnected};
+use self::suspects::InWork;
 use self::turns::Turns;
 use crate::batch::{Batch, PieceEnd, Setting, run_empty, run_piece};
 use crate::failure::FailureClass;
@@ -240,20 +241,21 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
         Ok(records)
     }
 
-    /// Works a batch off, in as many transactions as it takes. `alone`: while nothing else of this
-    /// process is in work.
+    /// Works a batch off, in as many transactions as it takes. `charged`: its one message is
+    /// charged and nothing else of this process is in work, which stays so until the charge is
+    /// taken back, or another lane's message could end the process in between.
     async fn process(
         &mut self,
         batch: &Batch<H::Body>,
         mut plan: Plan,
-        alone: bool,
+        mut charged: Option<InWork<'_>>,
     ) -> Result<(), Leave> {
         let shared = Arc::clone(&self.shared);
+        let alone = charged.is_some();
         let mut failures = Failures::default();
         let started = Instant::now();
         let mut at_rest = true;
         let mut confirmed = batch.is_from_retry_queue();
-        let mut charged = alone;
         while let Some(step) = plan.next_step() {
             if self.cancel.is_cancelled() {
                 return Err(Leave::Cancelled);
@@ -275,11 +277,15 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
                     }
                 }
             }
-            let in_work = self.in_work(alone, &shared.alone).await?;
-            if alone && !charged {
-                self.charge_again(batch).await?;
-                charged = true;
-            }
+            let in_work = if let Some(in_work) = charged.take() {
+                in_work
+            } else {
+                let in_work = self.in_work(alone, &shared.alone).await?;
+                if alone {
+                    self.charge_again(batch).await?;
+                }
+                in_work
+            };
             let Some(mut connection) = self.connection.take() else { continue };
             let begun = Instant::now();
             let ended = {
@@ -304,10 +310,8 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
                 let piece = run_piece(&mut connection, &setting, batch, &plan, step.range.clone());
                 tokio::time::timeout(limit, piece).await
             };
-            // Whatever is waited for now, nothing is in work, and nothing is charged.
-            let in_work = Some(in_work).filter(|_| alone);
             let Ok(ended) = ended else {
-                drop(in_work);
+                self.discharge(in_work).await;
                 // The server has gone silent. What it made of the transaction, it will tell.
                 self.back_off(1, "database: no answer").await?;
                 continue;
@@ -329,7 +333,7 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
                 }
                 Ok(PieceEnd::Retry(later)) => {
                     self.connection = rolled_back(connection).await;
-                    charged = alone && !self.discharge(in_work).await;
+                    self.discharge(in_work).await;
                     self.turns.failed();
                     at_rest = false;
                     failures = Failures::default();
@@ -354,7 +358,7 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
                     if error.keeps_connection() {
                         self.connection = rolled_back(connection).await;
                     }
-                    charged = alone && !self.discharge(in_work).await;
+                    self.discharge(in_work).await;
                     self.turns.failed();
                     at_rest = false;
                     let first = batch.queue_no(step.range.start);

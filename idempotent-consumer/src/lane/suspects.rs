@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use sqlx::PgConnection;
 use tokio::sync::{RwLockReadGuard, RwLockWriteGuard};
 
 use super::{Lane, Leave, within};
@@ -122,14 +123,14 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
         let mut plan = Plan::new(vec![0; batch.len()], shared.config.max_attempts);
         plan.set_reach(self.turns.reach);
         plan.isolate(&batch.redriven_behind_their_message());
-        self.process(&batch, plan, false).await
+        self.process(&batch, plan, None).await
     }
 
     /// A decoder may end the process as well as a handler may, so the charge comes first.
     async fn apply_alone(&mut self, record: Record) -> Result<(), Leave> {
         let shared = Arc::clone(&self.shared);
+        let in_work = self.in_work(true, &shared.alone).await?;
         let batch = {
-            let _in_work = self.in_work(true, &shared.alone).await?;
             let charges = {
                 let Some(connection) = &mut self.connection else { return Err(Leave::Reposition) };
                 let charge =
@@ -151,7 +152,7 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
             }
         };
         let plan = Plan::new(vec![0], shared.config.max_attempts);
-        self.process(&batch, plan, true).await
+        self.process(&batch, plan, Some(in_work)).await
     }
 
     /// Works messages of the retry queue off: the first alone if it is a suspect, or those up to
@@ -172,8 +173,8 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
         plan.set_reach(self.turns.retries_together);
         let mut apart: Vec<usize> =
             (0..due.len()).filter(|index| due[*index].fails_its_batch).collect();
+        let in_work = self.in_work(alone, &shared.alone).await?;
         let batch = {
-            let _in_work = self.in_work(alone, &shared.alone).await?;
             if alone {
                 let Some(connection) = &mut self.connection else { return Err(Leave::Reposition) };
                 let charge = suspects::charge_waiting(connection, &shared.process, first.0);
@@ -191,22 +192,30 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
         apart.extend(batch.redriven_behind_their_message());
         apart.sort_unstable();
         plan.isolate(&apart);
-        self.process(&batch, plan, alone).await
+        self.process(&batch, plan, Some(in_work).filter(|_| alone)).await
     }
 
     /// The attempt has not ended the process: what it was charged with is taken back before
-    /// anything else may be in work. `false` if that has to wait.
-    pub(super) async fn discharge(&mut self, in_work: Option<InWork<'_>>) -> bool {
-        if in_work.is_none() {
-            return true;
+    /// anything else may be in work. Only a database that does not answer keeps the charge.
+    pub(super) async fn discharge(&mut self, in_work: InWork<'_>) {
+        if matches!(in_work, InWork::Beside { .. }) {
+            return;
         }
-        let Some(connection) = &mut self.connection else { return false };
-        let discharge = suspects::discharge(connection, &self.name, &self.shared.process);
-        let discharged = within(discharge).await.is_ok();
-        if !discharged {
-            self.connection = None;
+        let kept = self.connection.take();
+        let keeps = kept.is_some();
+        let Some(mut connection) = self.kept_or_new(kept).await else { return };
+        let discharge = suspects::discharge(&mut connection, &self.name, &self.shared.process);
+        // A connection made for this has not been asked where the database is.
+        self.connection = within(discharge).await.ok().filter(|()| keeps).map(|()| connection);
+    }
+
+    /// A connection for what must not wait until the lane has its own again.
+    async fn kept_or_new(&self, kept: Option<PgConnection>) -> Option<PgConnection> {
+        if kept.is_some() {
+            return kept;
         }
-        discharged
+        let connected = connect(&self.shared.database, &self.application_name);
+        tokio::time::timeout(Duration::from_secs(3), connected).await.ok()?.ok()
     }
 
     /// Charges the one message of a batch again, for its next attempt.
@@ -246,18 +255,12 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
 
     /// The end of the lane, and not of the process: nothing that it had in work is to blame.
     pub(super) async fn give_back(&mut self) {
-        let mut connection = match self.connection.take() {
-            Some(connection) => connection,
+        let kept = self.connection.take();
+        if kept.is_none() && self.topic_id.is_empty() {
             // It never owned the partition.
-            None if self.topic_id.is_empty() => return,
-            None => {
-                let connected = connect(&self.shared.database, &self.application_name);
-                match tokio::time::timeout(Duration::from_secs(3), connected).await {
-                    Ok(Ok(connection)) => connection,
-                    _ => return,
-                }
-            }
-        };
+            return;
+        }
+        let Some(mut connection) = self.kept_or_new(kept).await else { return };
         let given_back = suspects::give_back(
             &mut connection,
             &self.name,

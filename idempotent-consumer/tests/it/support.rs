@@ -82,24 +82,29 @@ impl World {
 
     /// Hands over a number with a key.
     pub(crate) fn send_keyed(&self, number: i64, key: Option<&str>) {
-        self.publish(number, &number.to_string(), key);
+        self.publish(None, number, &number.to_string(), key);
     }
 
     /// Hands over a message whose id is made of a number, with a key.
     pub(crate) fn send_as(&self, id: i64, value: &str, key: &str) {
-        self.publish(id, value, Some(key));
+        self.publish(None, id, value, Some(key));
+    }
+
+    /// Hands over a message whose id is made of a number, for a partition.
+    pub(crate) fn send_to(&self, partition: i32, id: i64, value: &str) {
+        self.publish(Some(partition), id, value, Some(&format!("key-{id}")));
     }
 
     /// Hands over a message whose id is made of a number.
     pub(crate) fn send_json(&self, id: i64, value: &str) {
-        self.publish(id, value, Some("key"));
+        self.publish(None, id, value, Some("key"));
     }
 
-    fn publish(&self, id: i64, value: &str, key: Option<&str>) {
+    fn publish(&self, partition: Option<i32>, id: i64, value: &str, key: Option<&str>) {
         let headers: Headers = [("ce_id", format!("number-{id}"))].into_iter().collect();
         let record = Publication {
             topic: &self.config.topic,
-            partition: None,
+            partition,
             key: key.map(str::as_bytes),
             value: Some(value.as_bytes()),
             headers: &headers,

@@ -63,16 +63,7 @@ async fn survive(world: &World, consumers: usize) -> usize {
 }
 
 async fn survive_with(world: &World, consumers: usize, handler_timeout_ms: u32) -> usize {
-    for create in ["CREATE TABLE worked (id uuid)", "CREATE TABLE seen (id uuid PRIMARY KEY)"] {
-        sqlx::query(create).execute(&world.pool).await.unwrap();
-    }
-    let environment = vec![
-        ("KAFKA_BOOTSTRAP_SERVERS", world.config.kafka.bootstrap_servers().to_owned()),
-        ("DATABASE_URL", world.database_url.clone()),
-        ("TOPIC", world.config.topic.clone()),
-        ("SESSION_TIMEOUT_MS", "1500".to_owned()),
-        ("HANDLER_TIMEOUT_MS", handler_timeout_ms.to_string()),
-    ];
+    let environment = prepare(world, handler_timeout_ms).await;
     tokio::task::spawn_blocking(move || {
         let program = example("unruly");
         let mut services: Vec<Service> =
@@ -87,6 +78,20 @@ async fn survive_with(world: &World, consumers: usize, handler_timeout_ms: u32) 
     })
     .await
     .unwrap()
+}
+
+/// The tables of the handler, and what its program is started with.
+async fn prepare(world: &World, handler_timeout_ms: u32) -> Vec<(&'static str, String)> {
+    for create in ["CREATE TABLE worked (id uuid)", "CREATE TABLE seen (id uuid PRIMARY KEY)"] {
+        sqlx::query(create).execute(&world.pool).await.unwrap();
+    }
+    vec![
+        ("KAFKA_BOOTSTRAP_SERVERS", world.config.kafka.bootstrap_servers().to_owned()),
+        ("DATABASE_URL", world.database_url.clone()),
+        ("TOPIC", world.config.topic.clone()),
+        ("SESSION_TIMEOUT_MS", "1500".to_owned()),
+        ("HANDLER_TIMEOUT_MS", handler_timeout_ms.to_string()),
+    ]
 }
 
 /// Values of the dead letters and how often each was tried, by code.
@@ -147,6 +152,44 @@ async fn messages_that_abort_are_found_among_six_lanes_and_three_processes() {
     );
     each_innocent_worked_once(&world, 900).await;
     assert!(deaths > MAX_CRASHES && deaths <= 2 * (MAX_CRASHES + 4), "{deaths} deaths");
+}
+
+/// Each lane waits with a suspect of its own, and only the one that is in work may be charged.
+#[tokio::test]
+async fn a_death_charges_one_message_of_all_partitions() {
+    let world = World::with_partitions(6).await;
+    for partition in 0..6 {
+        let values = if partition == 0 { ["nap", "abort"] } else { ["nap"; 2] };
+        for (n, value) in (0..).zip(values) {
+            world.send_to(partition, i64::from(partition) * 2 + n, &format!("\"{value}\""));
+        }
+    }
+    world.flush();
+    let environment = prepare(&world, 5_000).await;
+    let (program, mut charged) = (example("unruly"), Vec::new());
+    loop {
+        let mut child = spawn(&program, &environment);
+        let status = tokio::task::spawn_blocking(move || child.wait()).await.unwrap().unwrap();
+        if status.success() {
+            break;
+        }
+        let open: Vec<i32> = sqlx::query_scalar(
+            r"
+            SELECT partition
+              FROM partition_progress
+             WHERE charged_offset >= next_offset AND charges > 0
+             ORDER BY partition
+            ",
+        )
+        .fetch_all(&world.pool)
+        .await
+        .unwrap();
+        charged.push(open);
+        assert!(charged.len() < 20, "{charged:?}");
+    }
+    charged.retain(|partitions| !partitions.is_empty());
+    assert_eq!(charged, vec![vec![0]; MAX_CRASHES], "partitions with a charge after each death");
+    each_innocent_worked_once(&world, 11).await;
 }
 
 #[tokio::test]
