@@ -13,6 +13,7 @@ RUN cargo --version
 COPY Cargo.toml Cargo.lock ./
 COPY demo/Cargo.toml demo/
 COPY faults/Cargo.toml faults/
+COPY stepped-clock/Cargo.toml stepped-clock/
 COPY bench/Cargo.toml bench/
 COPY local-stack/Cargo.toml local-stack/
 COPY order-events/Cargo.toml order-events/

@@ -62,7 +62,7 @@ impl Stage {
         if cfg!(debug_assertions) {
             eprintln!("this is a debug build: its figures mean nothing");
         }
-        let programs = programs::build(&[]).await?;
+        let programs = programs::build(&programs::PAIR, &[]).await?;
         let stack =
             tokio::task::spawn_blocking(|| Stack::start(Options::private("bench"))).await??;
         Ok(Self {

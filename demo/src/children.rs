@@ -16,7 +16,7 @@ pub(crate) struct Programs {
 
 impl Programs {
     pub(crate) async fn build() -> anyhow::Result<Self> {
-        Ok(Self { folder: local_stack::programs::build(&[]).await? })
+        Ok(Self { folder: local_stack::programs::build(&local_stack::programs::PAIR, &[]).await? })
     }
 
     pub(crate) fn folder(&self) -> &Path {

@@ -7,26 +7,35 @@ use anyhow::Context as _;
 use local_stack::programs;
 use tokio::process::Command;
 
+const STEPPED_CLOCK: &str = "libstepped_clock.so";
+
 /// The two programs, with their points to die at.
 pub struct Programs {
     folder: PathBuf,
 }
 
 impl Programs {
-    /// Builds both. They are to be kept before anybody builds them without the points.
+    /// Builds all. They are to be kept before anybody builds them without the points.
     pub async fn build() -> anyhow::Result<Self> {
         let features = ["order-producer/failpoints", "order-consumer/failpoints"];
-        Ok(Self { folder: programs::build(&features).await? })
+        let [producer, consumer] = programs::PAIR;
+        let packages = [producer, consumer, "stepped-clock"];
+        Ok(Self { folder: programs::build(&packages, &features).await? })
     }
 
-    /// Copies both into a new folder.
+    /// Copies all into a new folder.
     pub fn kept_in(self, folder: &Path) -> anyhow::Result<Self> {
         std::fs::create_dir(folder)?;
-        for program in ["order-consumer", "order-producer"] {
+        for program in ["order-consumer", "order-producer", STEPPED_CLOCK] {
             std::fs::copy(self.folder.join(program), folder.join(program))
                 .with_context(|| format!("cannot copy {program}"))?;
         }
         Ok(Self { folder: folder.to_owned() })
+    }
+
+    /// The library that makes the clock of a process one that steps.
+    pub fn stepped_clock(&self) -> PathBuf {
+        self.folder.join(STEPPED_CLOCK)
     }
 
     /// A command about to be run.

@@ -126,9 +126,7 @@ impl Kind {
                 "cut just before a Produce request reaches Kafka, or before its answer",
             ),
             Self::DiskFull => ("disk-full", "the database's mount has no byte left"),
-            Self::ClockStepped => {
-                ("clock-stepped", "the clock of the consumers steps by an hour (libfaketime)")
-            }
+            Self::ClockStepped => ("clock-stepped", "the clock of the consumers steps by an hour"),
             Self::DlqDeleted => {
                 ("dlq-deleted", "the dead letter topic is deleted, and later created anew")
             }

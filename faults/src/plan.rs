@@ -118,11 +118,7 @@ impl Plan {
 fn go_together(one: Kind, other: Kind) -> bool {
     let is_about_dlq =
         |kind| matches!(kind, Kind::DlqDeleted | Kind::DlqRefused | Kind::DlqTooSmall);
-    let joins = |kind| matches!(kind, Kind::ConsumerKilled | Kind::ConsumersComeAndGo);
-    let steps = |kind| kind == Kind::ClockStepped;
     one != other
-        // A consumer that starts while its clock is set back does not end: open, see docs/faults.md.
-        && !(joins(one) && steps(other) || steps(one) && joins(other))
         && !(is_about_dlq(one) && is_about_dlq(other))
         // The small mount is no part of the state that is kept, and a trigger would be.
         && !matches!(

@@ -1,7 +1,7 @@
 //! Where plans take place: a private stack, a proxy between each pair, a small mount.
 
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Context as _;
 use local_stack::{Options, Stack};
@@ -21,8 +21,6 @@ pub struct Scene {
     pub programs: Programs,
     /// Why kinds cannot be had on this machine.
     pub missing: Vec<(Kind, String)>,
-    /// Where the library that lies about the time is.
-    pub libfaketime: Option<PathBuf>,
     /// Held by whoever stops or sets back PostgreSQL.
     pub database: tokio::sync::Mutex<()>,
     /// Held by whoever stops Kafka.
@@ -53,10 +51,6 @@ impl Scene {
         let programs = programs.kept_in(&stack.folder().join("programs"))?;
         let database_port = stack.postgres().port();
         let mut missing = Vec::new();
-        let libfaketime = libfaketime();
-        if libfaketime.is_none() {
-            missing.push((Kind::ClockStepped, "libfaketime is not installed".to_owned()));
-        }
         let mount = match Mount::new(&stack) {
             Ok(mount) => Some(mount),
             Err(error) => {
@@ -68,7 +62,6 @@ impl Scene {
             stack,
             programs,
             missing,
-            libfaketime,
             mount,
             database: tokio::sync::Mutex::default(),
             broker: tokio::sync::Mutex::default(),
@@ -99,14 +92,6 @@ impl Scene {
         let own = format!("127.0.0.1:{}", self.stack.postgres().port());
         database_url.replace(&own, &format!("127.0.0.1:{}", self.consumer_to_database.port()))
     }
-}
-
-fn libfaketime() -> Option<PathBuf> {
-    let folders = ["x86_64-linux-gnu", "aarch64-linux-gnu", ""];
-    folders
-        .iter()
-        .map(|folder| Path::new("/usr/lib").join(folder).join("faketime/libfaketimeMT.so.1"))
-        .find(|file| file.exists())
 }
 
 /// A free port that no outgoing connection gets.

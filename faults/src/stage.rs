@@ -1,5 +1,7 @@
 //! One plan's own topics, database, group and processes.
 
+use std::fs::OpenOptions;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Mutex, PoisonError};
@@ -197,25 +199,20 @@ impl<'a> Stage<'a> {
             .args(["-X", &format!("session.timeout.ms={SESSION_TIMEOUT_MS}")])
             .args(["-X", "heartbeat.interval.ms=500"])
             .envs(env.iter().copied());
-        if let Some(library) =
-            self.scene.libfaketime.as_ref().filter(|_| self.has(Kind::ClockStepped))
-        {
+        if self.has(Kind::ClockStepped) {
             command
-                .env("LD_PRELOAD", library)
-                .env("FAKETIME_TIMESTAMP_FILE", &self.clock)
-                .env("FAKETIME_NO_CACHE", "1")
-                .env("DONT_FAKE_MONOTONIC", "1")
-                .env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+                .env("LD_PRELOAD", self.scene.programs.stepped_clock())
+                .env("STEPPED_CLOCK", &self.clock);
         }
         Program::start(command, &self.folder, &name)
     }
 
     /// The clock of the consumers is so many seconds off from now on.
     pub fn step_clock(&self, seconds: i64) -> anyhow::Result<()> {
-        // By another name first: a half-written file would be no time at all.
-        let new = self.clock.with_extension("new");
-        std::fs::write(&new, format!("{seconds:+}"))?;
-        Ok(std::fs::rename(new, &self.clock)?)
+        // In place: a process that runs has it mapped.
+        let mut clock =
+            OpenOptions::new().write(true).create(true).truncate(false).open(&self.clock)?;
+        Ok(clock.write_all(&seconds.to_ne_bytes())?)
     }
 
     /// Starts a load behind the proxies; the auditor is told what of it was acknowledged.

@@ -12,16 +12,20 @@ use tokio::process::{Child, Command};
 
 use crate::watchdog::Watchdog;
 
-/// Builds `order-producer` and `order-consumer` with cargo, in this program's own profile; with
-/// features such as `order-consumer/failpoints` always a debug build. Returns their folder.
+/// The packages of the two programs that everything here is about.
+pub const PAIR: [&str; 2] = ["order-producer", "order-consumer"];
+
+/// Builds packages of this workspace with cargo, in this program's own profile; with features such
+/// as `order-consumer/failpoints` always a debug build. Returns the folder of what was built.
 ///
 /// # Errors
 /// There is no cargo, or they do not build.
-pub async fn build(features: &[&str]) -> anyhow::Result<PathBuf> {
+pub async fn build(packages: &[&str], features: &[&str]) -> anyhow::Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut build = Command::new(cargo);
     build
-        .args(["build", "--quiet", "--locked", "-p", "order-producer", "-p", "order-consumer"])
+        .args(["build", "--quiet", "--locked"])
+        .args(packages.iter().flat_map(|package| ["-p", package]))
         .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
     let is_release = features.is_empty() && !cfg!(debug_assertions);
     if is_release {
@@ -30,9 +34,9 @@ pub async fn build(features: &[&str]) -> anyhow::Result<PathBuf> {
     if !features.is_empty() {
         build.args(["--features", &features.join(",")]);
     }
-    let status = build.status().await.context("cannot run cargo to build the two programs")?;
+    let status = build.status().await.context("cannot run cargo to build the programs")?;
     if !status.success() {
-        bail!("the two programs do not build, see above");
+        bail!("the programs do not build, see above");
     }
     let me = std::env::current_exe().context("cannot find out where this program is")?;
     let folder = me.parent().context("this program is in no folder")?;
