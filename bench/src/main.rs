@@ -5,6 +5,7 @@ mod ceiling;
 mod consumer;
 mod contender;
 mod disturbed;
+mod purge;
 mod report;
 mod series;
 mod stage;
@@ -15,6 +16,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::contender::Contender;
+use crate::purge::PurgeOptions;
 use crate::report::Report;
 use crate::stage::{Shape, Stage, Violated};
 
@@ -35,6 +37,8 @@ enum Command {
     Drain(Options),
     /// Work off a topic while the rows of one customer in ten are refused
     Disturbed(Options),
+    /// Purge old claims, beside batches that claim
+    Purge(PurgeOptions),
 }
 
 #[derive(Args)]
@@ -74,6 +78,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
     let (options, contenders) = match &cli.command {
         Command::Drain(options) => (options, drain()),
         Command::Disturbed(options) => (options, disturbed()),
+        Command::Purge(options) => return purge::run(options).await,
     };
     let wanted = |contender: &Contender| {
         let name = contender.name();

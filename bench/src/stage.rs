@@ -93,10 +93,7 @@ impl Stage {
         }
         let Shape { partitions, duplicates, poison, customers } = shape;
         let topic = format!("orders-{partitions}-{duplicates}-{poison}-{customers}");
-        let settings = KafkaSettings::new(self.stack.bootstrap_servers());
-        Topics::new(&settings, Duration::from_secs(10))?
-            .ensure(&topic, partitions as usize)
-            .await?;
+        self.ensure_topic(&topic, partitions).await?;
         let mut load = self.command("order-producer");
         load.env("ORDERS_TOPIC", &topic)
             .args(["load", "--seed", "7", "--orders", &self.events.to_string()])
@@ -106,6 +103,12 @@ impl Stage {
         succeed(load, "order-producer load").await?;
         topics.insert(shape, topic.clone());
         Ok(topic)
+    }
+
+    async fn ensure_topic(&self, topic: &str, partitions: u32) -> anyhow::Result<()> {
+        let settings = KafkaSettings::new(self.stack.bootstrap_servers());
+        Topics::new(&settings, Duration::from_secs(10))?.ensure(topic, partitions as usize).await?;
+        Ok(())
     }
 
     /// A new database with the tables, and a group and a dead letter topic of its own.
@@ -119,6 +122,7 @@ impl Stage {
         let group = format!("group-{number}");
         let place = Place { stage: self, topic, database, url, group };
         succeed(place.consumer("migrate"), "order-consumer migrate").await?;
+        self.ensure_topic(&place.dlq_topic(), 1).await?;
         self.admin("CHECKPOINT").await?;
         Ok(place)
     }
@@ -147,6 +151,10 @@ pub(crate) struct Before {
 }
 
 impl Place<'_> {
+    fn dlq_topic(&self) -> String {
+        format!("{}.dlq", self.group)
+    }
+
     /// `order-consumer` with a command.
     pub(crate) fn consumer(&self, command: &str) -> Command {
         let mut consumer = self.stage.command("order-consumer");
@@ -154,7 +162,7 @@ impl Place<'_> {
             .arg(command)
             .env("DATABASE_URL", &self.url)
             .env("ORDERS_TOPIC", &self.topic)
-            .env("ORDERS_DLQ_TOPIC", format!("{}.dlq", self.group))
+            .env("ORDERS_DLQ_TOPIC", self.dlq_topic())
             .env("CONSUMER_GROUP", &self.group);
         consumer
     }

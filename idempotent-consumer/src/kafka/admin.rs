@@ -180,7 +180,12 @@ impl Topics {
         let value = |name: &str| {
             let entry = config.entries.iter().find(|entry| entry.name == name);
             let value = entry.and_then(|entry| entry.value.clone());
-            value.ok_or_else(|| no_config(format!("the broker does not tell {name}")))
+            value.ok_or_else(|| {
+                no_config(format!(
+                    "the broker does not tell {name}; is there such a topic, and may this client \
+                     see its configuration?"
+                ))
+            })
         };
         let number = |name: &str| {
             let text = value(name)?;
