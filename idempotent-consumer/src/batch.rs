@@ -1,5 +1,6 @@
 //! A batch of decoded records, and one transaction over a piece of it.
 
+mod ends;
 mod error;
 mod redriven;
 mod waiting;
@@ -13,25 +14,22 @@ use futures_util::FutureExt;
 use sqlx::PgConnection;
 use sqlx::types::time::OffsetDateTime;
 
+use self::ends::Endings;
 pub(crate) use self::error::PieceError;
 use self::redriven::redriven_of;
-use self::waiting::{changes, waits_of};
+use self::waiting::{Waits, changes, waits_of};
 use crate::deferral::KeyHash;
 use crate::failpoint::failpoint;
 use crate::failure::FailureClass;
-use crate::handler::{Answer, Decoded, Decoder, Handler, Message, Outgoing, Poison};
+use crate::handler::{Answer, Context, Decoded, Decoder, Handler, Message, Outgoing, Poison};
 use crate::identity::{self, IdMode, Identity};
 use crate::kafka::identity::Confirmation;
 use crate::message::{MessageId, Record};
-use crate::outcome::{
-    Candidate, Content, Outcome, Standing, Verdict, claims, conflict_claims, conflict_verdict,
-    judge,
-};
+use crate::outcome::{Candidate, Content, Standing, Verdict, claims, conflict_claims, judge};
 use crate::plan::Plan;
 use crate::redrive::Ticket;
 use crate::store::batch::{Committed, Counts, Ends, LaneName, Opened};
-use crate::store::copies::{Ended, Replaced};
-use crate::store::dead_letters::NewDeadLetter;
+use crate::store::copies::Ended;
 use crate::store::retry_queue::{Changes, Due};
 
 /// The decoded records of a batch, in the order of the log.
@@ -249,161 +247,60 @@ pub(crate) async fn run_piece<H: Handler>(
     let redriven = redriven_of(&mut opened, setting.lane, batch, range.clone()).await?;
     let waits = waits_of(&mut opened, setting, batch, plan, range.clone(), &redriven).await?;
 
-    // Those that do not wait, and of each its index in the batch.
-    let present: Vec<usize> =
-        range.clone().zip(&waits).filter(|(_, wait)| wait.is_none()).map(|(i, _)| i).collect();
-    let items: Vec<&Item<H::Body>> = present.iter().map(|index| &batch.items[*index]).collect();
-    let mut candidates: Vec<Candidate> = items
-        .iter()
-        .zip(&present)
-        .map(|(item, index)| match plan.verdict(*index) {
-            Some(verdict) => {
-                Candidate { content: Content::Doomed(verdict.clone()), ..item.candidate.clone() }
-            }
-            None => item.candidate.clone(),
-        })
-        .collect();
-    let offsets: Vec<i64> = items.iter().map(|item| item.record().offset).collect();
-
+    let mut present = Present::of(batch, plan, range.clone().zip(&waits));
     if batch.origin == Origin::Log {
-        let all = candidates.iter_mut().zip(&items).zip(&present);
-        // A dead letter keeps its claim, so its copy needs no proof of being new.
-        for ((candidate, item), _) in all.filter(|(_, at)| redriven.number(**at).is_none()) {
-            opened.memory.admit(candidate, item.record());
+        for at in 0..present.indices.len() {
+            // A dead letter keeps its claim, so its copy needs no proof of being new.
+            if redriven.number(present.indices[at]).is_none() {
+                opened.memory.admit(&mut present.candidates[at], present.items[at].record());
+            }
         }
     }
-    let mut claimed = opened.claim(&claims(&candidates), &candidates, &offsets).await?;
+    let Present { candidates, offsets, .. } = &present;
+    let mut claimed = opened.claim(&claims(candidates), candidates, offsets).await?;
     failpoint("consumer.after_claim");
-    claimed.result.redriven =
-        (0..present.len()).filter(|at| redriven.number(present[*at]).is_some()).collect();
-    let standings = judge(&candidates, &claimed.result)?;
+    let is_redriven = |at: &usize| redriven.number(present.indices[*at]).is_some();
+    claimed.result.redriven = (0..present.indices.len()).filter(is_redriven).collect();
+    let standings = judge(candidates, &claimed.result)?;
     let conflicts_won =
-        claimed.claim_conflicts(&conflict_claims(&standings), &candidates, &offsets).await?;
+        claimed.claim_conflicts(&conflict_claims(&standings), candidates, offsets).await?;
 
-    // What the handler is to apply.
-    let fresh: Vec<usize> = (0..items.len())
-        .filter(|at| {
-            standings[*at] == Standing::Fresh && candidates[*at].content == Content::Usable
-        })
-        .collect();
-    let messages: Vec<&Message<H::Body>> = fresh
-        .iter()
-        .filter_map(|at| match &items[*at].slot {
-            Slot::Usable(message) => Some(message),
-            Slot::Other { .. } => None,
-        })
-        .collect();
+    let (fresh, messages) = present.to_apply(&standings);
     let mut outgoing: Vec<Outgoing> = Vec::new();
     let mut answers: HashMap<usize, Answer> = HashMap::new();
     if !messages.is_empty() {
         let mut context = claimed.context();
         failpoint("consumer.before_effects");
-        let call = setting.handler.handle(&mut context, &messages);
-        let called = AssertUnwindSafe(call).catch_unwind();
-        let given = match tokio::time::timeout(setting.handler_timeout, called).await {
-            Ok(Ok(Ok(given))) => given,
-            Ok(Ok(Err(error))) => return Err(PieceError::Handler(error)),
-            Ok(Err(panic)) => return Err(PieceError::HandlerPanic(panic_text(panic.as_ref()))),
-            Err(_) => return Err(PieceError::HandlerTimeout(setting.handler_timeout)),
-        };
+        let mut given = handle(setting, &mut context, &messages).await?;
         failpoint("consumer.after_effects");
         outgoing = context.outgoing;
-        if given.len() != fresh.len() {
-            return Err(PieceError::WrongAnswers { expected: fresh.len(), got: given.len() });
-        }
-        answers = fresh.iter().copied().zip(given).collect();
-        let mut later: Vec<(usize, String)> = Vec::new();
-        for (at, answer) in &mut answers {
-            if let Answer::Retry(reason) = answer {
-                later.push((present[*at], std::mem::take(reason)));
-            }
-        }
+        let later: Vec<(usize, String)> = fresh
+            .iter()
+            .zip(&mut given)
+            .filter_map(|(at, answer)| match answer {
+                Answer::Retry(reason) => Some((present.indices[*at], std::mem::take(reason))),
+                _ => None,
+            })
+            .collect();
         if !later.is_empty() {
             return Ok(PieceEnd::Retry(later));
         }
+        answers = fresh.into_iter().zip(given).collect();
     }
 
-    // The end of each message.
-    let mut counts = Counts::default();
-    let mut rejected: Vec<MessageId> = Vec::new();
-    let mut replaced: Vec<Replaced> = Vec::new();
-    let mut verdicts: Vec<(usize, MessageId, Verdict)> = Vec::new();
-    for (at, standing) in standings.iter().enumerate() {
-        let id = candidates[at].id;
-        let number = redriven.number(present[at]).filter(|_| *standing == Standing::Fresh);
-        let verdicts_before = verdicts.len();
-        match (standing, &candidates[at].content, answers.remove(&at)) {
-            (Standing::Fresh, Content::Skip, _) => counts.skipped += 1,
-            (Standing::Fresh, Content::Doomed(verdict), _) => {
-                verdicts.push((at, id, verdict.clone()));
-            }
-            (Standing::Fresh, Content::Usable, Some(Answer::Rejected(code, text))) => {
-                let attempts = plan.attempts(present[at]) + 1;
-                if number.is_none() {
-                    rejected.push(id);
-                }
-                verdicts.push((
-                    at,
-                    id,
-                    Verdict::new(FailureClass::Permanent, code, text, attempts),
-                ));
-            }
-            (Standing::Fresh, Content::Usable, _) => counts.applied += 1,
-            (Standing::Duplicate, ..) | (_, Content::Settled, _) => counts.duplicates += 1,
-            (Standing::Conflict(other), ..) => {
-                let first = !verdicts.iter().any(|(_, known, _)| known == other);
-                if first && conflicts_won.contains(other) {
-                    verdicts.push((at, *other, conflict_verdict(id)));
-                } else {
-                    counts.duplicates += 1;
-                }
-            }
-        }
-        if let Some(number) = number.filter(|_| verdicts.len() == verdicts_before) {
-            let is_skipped = candidates[at].content == Content::Skip;
-            let outcome = if is_skipped { Outcome::Skipped } else { Outcome::Applied };
-            let (offset, of_old_log) = (offsets[at], candidates[at].of_old_log);
-            replaced.push(Replaced { id, number, outcome, offset, of_old_log });
-        }
-    }
-    counts.dead_lettered = i64::try_from(verdicts.len()).unwrap_or(i64::MAX);
+    let ended = Endings::of(&present, &standings, answers, &conflicts_won, &redriven, plan);
+    let mut counts = ended.counts;
     (setting.check_dead_letters)(counts)?;
-    let now_ms = claimed.now_ms();
-    let originals: HashMap<usize, Record> = verdicts
-        .iter()
-        .filter_map(|(at, ..)| Some((*at, redriven.original(present[*at], items[*at].record())?)))
-        .collect();
-    let (mut dead, mut again) = (Vec::new(), Vec::new());
-    for (at, message_id, verdict) in &verdicts {
-        let number = redriven.number(present[*at]);
-        let letter = NewDeadLetter {
-            dlq_id: identity::id_of_redriven_dead_letter(
-                &setting.lane.group,
-                *message_id,
-                number.unwrap_or(0),
-            ),
-            message_id: *message_id,
-            original_id: candidates[*at].id,
-            event_type: items[*at].event_type(),
-            record: originals.get(at).unwrap_or_else(|| items[*at].record()),
-            verdict,
-            now_ms,
-            first_failed_at: items[*at].first_failed_at,
-        };
-        match number {
-            Some(number) => again.push((letter, number)),
-            None => dead.push(letter),
-        }
-    }
+    let (dead, redriven) = ended.letters(&present, &setting.lane.group, claimed.now_ms());
     let queue = changes(setting, batch, plan, range.clone().zip(waits), &mut counts);
     let next_offset = match batch.origin {
         Origin::Log => range.last().map(|last| batch.offset(last) + 1),
         Origin::RetryQueue => None,
     };
     let ends = Ends {
-        rejected,
+        rejected: ended.rejected.clone(),
         dead,
-        redriven: Ended { replaced, again },
+        redriven,
         outgoing: &outgoing,
         dlq_topic: setting.dlq_topic,
         topic_id: setting.topic_id,
@@ -434,6 +331,74 @@ pub(crate) async fn run_piece<H: Handler>(
         database_next,
         counts,
     })
+}
+
+/// Those messages of a piece that do not wait.
+struct Present<'b, B> {
+    /// Where each is in the batch.
+    indices: Vec<usize>,
+    items: Vec<&'b Item<B>>,
+    candidates: Vec<Candidate>,
+    offsets: Vec<i64>,
+}
+
+impl<'b, B> Present<'b, B> {
+    fn of<'w>(
+        batch: &'b Batch<B>,
+        plan: &Plan,
+        waits: impl Iterator<Item = (usize, &'w Option<Waits>)>,
+    ) -> Self {
+        let indices: Vec<usize> =
+            waits.filter(|(_, wait)| wait.is_none()).map(|(index, _)| index).collect();
+        let items: Vec<&Item<B>> = indices.iter().map(|index| &batch.items[*index]).collect();
+        let candidates = items.iter().zip(&indices).map(|(item, index)| {
+            let candidate = item.candidate.clone();
+            match plan.verdict(*index) {
+                Some(verdict) => {
+                    Candidate { content: Content::Doomed(verdict.clone()), ..candidate }
+                }
+                None => candidate,
+            }
+        });
+        Self {
+            candidates: candidates.collect(),
+            offsets: items.iter().map(|item| item.record().offset).collect(),
+            items,
+            indices,
+        }
+    }
+
+    /// What the handler is to apply, and where it is among these.
+    fn to_apply(&self, standings: &[Standing]) -> (Vec<usize>, Vec<&'b Message<B>>) {
+        let fresh = |at: &usize| {
+            standings[*at] == Standing::Fresh && self.candidates[*at].content == Content::Usable
+        };
+        (0..self.items.len())
+            .filter(fresh)
+            .filter_map(|at| match &self.items[at].slot {
+                Slot::Usable(message) => Some((at, message)),
+                Slot::Other { .. } => None,
+            })
+            .unzip()
+    }
+}
+
+/// One answer for each message, or why there is none.
+async fn handle<H: Handler>(
+    setting: &Setting<'_, H>,
+    context: &mut Context<'_>,
+    messages: &[&Message<H::Body>],
+) -> Result<Vec<Answer>, PieceError> {
+    let called = AssertUnwindSafe(setting.handler.handle(context, messages)).catch_unwind();
+    match tokio::time::timeout(setting.handler_timeout, called).await {
+        Ok(Ok(Ok(given))) if given.len() == messages.len() => Ok(given),
+        Ok(Ok(Ok(given))) => {
+            Err(PieceError::WrongAnswers { expected: messages.len(), got: given.len() })
+        }
+        Ok(Ok(Err(error))) => Err(PieceError::Handler(error)),
+        Ok(Err(panic)) => Err(PieceError::HandlerPanic(panic_text(panic.as_ref()))),
+        Err(_) => Err(PieceError::HandlerTimeout(setting.handler_timeout)),
+    }
 }
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
