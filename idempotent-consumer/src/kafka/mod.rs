@@ -2,6 +2,7 @@
 
 pub(crate) mod admin;
 mod callbacks;
+mod clock;
 pub(crate) mod facts;
 pub(crate) mod identity;
 pub(crate) mod log_reader;

@@ -19,6 +19,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 
 use super::callbacks::{Callbacks, Note};
+use super::clock::ClockWatch;
 use super::queue::PartitionQueue;
 use super::raw;
 use super::settings::KafkaSettings;
@@ -103,7 +104,9 @@ pub(crate) fn start(
     }
     let consumer: BaseConsumer<Callbacks> = config.create_with_context(Callbacks::default())?;
     consumer.subscribe(&[&settings.topic])?;
+    let consumer = Arc::new(consumer);
     let owner = Owner {
+        clock_watch: ClockWatch::start(Arc::clone(&consumer)).map_err(|e| no_thread(&e))?,
         consumer,
         settings,
         commands,
@@ -115,11 +118,16 @@ pub(crate) fn start(
     std::thread::Builder::new()
         .name("kafka-consumer".to_owned())
         .spawn(move || owner.run())
-        .map_err(|error| KafkaError::ClientCreation(error.to_string()))
+        .map_err(|error| no_thread(&error))
+}
+
+fn no_thread(error: &std::io::Error) -> KafkaError {
+    KafkaError::ClientCreation(error.to_string())
 }
 
 struct Owner {
-    consumer: BaseConsumer<Callbacks>,
+    consumer: Arc<BaseConsumer<Callbacks>>,
+    clock_watch: ClockWatch,
     settings: OwnerSettings,
     commands: mpsc::Receiver<Command>,
     events: UnboundedSender<Event>,
@@ -180,8 +188,11 @@ impl Owner {
                 self.note(note);
             }
         }
+        let Self { consumer, clock_watch, .. } = self;
+        // It has a part in the consumer.
+        drop(clock_watch);
         // Dropping the consumer commits what was stored and leaves the group.
-        self.consumer.unsubscribe();
+        consumer.unsubscribe();
     }
 
     fn tell(&self, event: Event) {
