@@ -178,6 +178,16 @@ MUTATIONS = [
         (LIBRARY, "a_message_that_kills_is_found_after_a_bounded_number_of_deaths_and_no_other_is_charged"),
     ),
     Mutation(
+        "others-work-between-charge-and-attempt",
+        "a suspect is charged, and others may work before it is tried",
+        [(ENGINE + "lane/suspects.rs",
+          "        let plan = Plan::new(vec![0], shared.config.max_attempts);\n",
+          "        drop(in_work);\n"
+          "        let in_work = self.in_work(true, &shared.alone).await?;\n"
+          "        let plan = Plan::new(vec![0], shared.config.max_attempts);\n")],
+        (ENGINE_TESTS, "a_death_charges_one_message_of_all_partitions"),
+    ),
+    Mutation(
         "durability-left-to-the-database",
         "sessions keep synchronous_commit = off where the database has it",
         [(ENGINE + "store/connect.rs",

@@ -5,20 +5,14 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use futures_util::future::try_join_all;
 use local_stack::programs::{Ended, Program};
-use serde::Deserialize;
+use tokio::process::Command;
 
+use crate::baseline::{Kind, Summary};
 use crate::contender::Run;
 use crate::stage::{Place, Shape, Stage};
 
 /// How long a consumer may take in all.
 const PATIENCE: Duration = Duration::from_mins(30);
-
-/// What the consumer says at its end.
-#[derive(Deserialize)]
-struct Summary {
-    events: u64,
-    seconds: f64,
-}
 
 /// Works the topic off with so many processes.
 pub(crate) async fn run(
@@ -59,14 +53,44 @@ async fn one(place: &Place<'_>, concurrency: u32, number: u32) -> anyhow::Result
     consumer
         .args(["--exit-when-idle", "1s", "--listen", "127.0.0.1:0", "-o", "json"])
         .args(["--concurrency", &concurrency.to_string()]);
-    let name = format!("{}-consumer-{number}", place.name());
-    let program = Program::start(consumer, place.folder(), &name)?;
+    ended(place, consumer, &format!("{}-consumer-{number}", place.name())).await
+}
+
+/// Runs a contender's process to its end, and takes its summary.
+async fn ended(
+    place: &Place<'_>,
+    command: Command,
+    name: &str,
+) -> anyhow::Result<(Ended, Summary)> {
+    let program = Program::start(command, place.folder(), name)?;
     let log = program.log().to_owned();
     let ended = program.ended(PATIENCE).await?;
     if !ended.status.success() {
         let said = local_stack::programs::last_lines(&log);
-        bail!("order-consumer run: {}: {said}", ended.status);
+        bail!("{name}: {}: {said}", ended.status);
     }
-    let summary = serde_json::from_str(&ended.stdout).context("the consumer's summary")?;
+    let summary = serde_json::from_str(&ended.stdout).context("the summary")?;
     Ok((ended, summary))
+}
+
+/// The most messages for those who commit each by itself: they take minutes for more.
+const ONE_BY_ONE: u64 = 20_000;
+
+/// What people write by hand, on the same topic and tables.
+pub(crate) async fn baseline(stage: &Stage, kind: Kind, workers: u32) -> anyhow::Result<Run> {
+    let place = stage.place(Shape::default()).await?;
+    let events = if kind == Kind::OneByOne { stage.events.min(ONE_BY_ONE) } else { stage.events };
+    let before = place.before().await?;
+    let command = place.baseline(kind, workers, events)?;
+    let (program, summary) = ended(&place, command, &format!("{}-baseline", place.name())).await?;
+    let usage = place.since(&before, program.peak_kib).await?;
+    if kind == Kind::OneByOne {
+        let mut connection = place.connect().await?;
+        let claims: i64 = sqlx::query_scalar("SELECT count(*) FROM processed_messages")
+            .fetch_one(&mut connection)
+            .await?;
+        anyhow::ensure!(claims.unsigned_abs() == events, "{claims} of {events} claims");
+    }
+    place.clear().await?;
+    Ok(Run { events: summary.events, seconds: summary.seconds, usage })
 }

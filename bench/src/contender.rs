@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use crate::baseline::Kind;
 use crate::stage::{Shape, Stage};
 use crate::usage::Usage;
 use crate::{ceiling, consumer, disturbed};
@@ -13,6 +14,8 @@ pub(crate) enum Contender {
     Copy { connections: u32 },
     /// The consumer.
     Consumer { shape: Shape, concurrency: u32, processes: u32 },
+    /// What people write by hand.
+    Baseline { kind: Kind, workers: u32 },
     /// The consumer, to the end of the log, perhaps with one customer in ten refused.
     Disturbed { refused: bool },
 }
@@ -51,6 +54,13 @@ impl Contender {
                 let name = std::iter::once("consumer".to_owned());
                 name.chain(parts.into_iter().flatten()).collect::<Vec<_>>().join(", ")
             }
+            Self::Baseline { kind: Kind::Read, .. } => "only reading".to_owned(),
+            Self::Baseline { kind: Kind::OneByOne, workers: 1 } => {
+                "one message a transaction".to_owned()
+            }
+            Self::Baseline { kind: Kind::OneByOne, workers } => {
+                format!("one message a transaction, {workers} workers")
+            }
             Self::Disturbed { refused: false } => "undisturbed".to_owned(),
             Self::Disturbed { refused: true } => "one customer in ten refused".to_owned(),
         }
@@ -67,6 +77,7 @@ impl Contender {
             Self::Consumer { shape, concurrency, processes } => {
                 consumer::run(stage, shape, concurrency, processes).await
             }
+            Self::Baseline { kind, workers } => consumer::baseline(stage, kind, workers).await,
             Self::Disturbed { refused } => disturbed::run(stage, refused).await,
         }
     }

@@ -1,10 +1,12 @@
 //! What exactly once costs: every figure is a ratio within one run, contenders take turns on the
 //! same servers and the same records, and the auditor looks at each run of the consumer.
 
+mod baseline;
 mod ceiling;
 mod consumer;
 mod contender;
 mod disturbed;
+mod latency;
 mod purge;
 mod report;
 mod series;
@@ -15,7 +17,9 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::baseline::{BaselineOptions, Kind};
 use crate::contender::Contender;
+use crate::latency::LatencyOptions;
 use crate::purge::PurgeOptions;
 use crate::report::Report;
 use crate::stage::{Shape, Stage, Violated};
@@ -37,6 +41,11 @@ enum Command {
     Drain(Options),
     /// Work off a topic while the rows of one customer in ten are refused
     Disturbed(Options),
+    /// A contender of `drain`, as a process of its own
+    #[command(hide = true)]
+    Baseline(BaselineOptions),
+    /// From the producer's hand to the commit, without backlog
+    Latency(LatencyOptions),
     /// Purge old claims, beside batches that claim
     Purge(PurgeOptions),
 }
@@ -78,6 +87,11 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
     let (options, contenders) = match &cli.command {
         Command::Drain(options) => (options, drain()),
         Command::Disturbed(options) => (options, disturbed()),
+        Command::Baseline(options) => {
+            let options = options.clone();
+            return tokio::task::spawn_blocking(move || baseline::run(&options)).await?;
+        }
+        Command::Latency(options) => return latency::run(options).await,
         Command::Purge(options) => return purge::run(options).await,
     };
     let wanted = |contender: &Contender| {
@@ -112,6 +126,9 @@ fn drain() -> Vec<Contender> {
         consumer(Shape { duplicates: 10, ..plain }, 4, 1),
         consumer(Shape { duplicates: 50, ..plain }, 4, 1),
         consumer(Shape { poison: 20, ..plain }, 4, 1),
+        Contender::Baseline { kind: Kind::Read, workers: 1 },
+        Contender::Baseline { kind: Kind::OneByOne, workers: 1 },
+        Contender::Baseline { kind: Kind::OneByOne, workers: 6 },
     ]);
     all
 }

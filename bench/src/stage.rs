@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use clap::ValueEnum as _;
 use idempotent_consumer::KafkaSettings;
 use idempotent_consumer::publish::Topics;
 use local_stack::{Options, Stack, programs};
@@ -14,6 +15,7 @@ use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use tokio::process::Command;
 use tokio::sync::Mutex;
 
+use crate::baseline::Kind;
 use crate::usage::{Clocks, Usage, clocks};
 
 /// What is in a topic.
@@ -114,6 +116,17 @@ impl Stage {
     /// A new database with the tables, and a group and a dead letter topic of its own.
     pub(crate) async fn place(&self, shape: Shape) -> anyhow::Result<Place<'_>> {
         let topic = self.topic(shape).await?;
+        self.place_for(topic).await
+    }
+
+    /// The same, with a topic of its own that is empty.
+    pub(crate) async fn empty_place(&self, partitions: u32) -> anyhow::Result<Place<'_>> {
+        let topic = format!("empty-{}", self.numbers.fetch_add(1, Relaxed));
+        self.ensure_topic(&topic, partitions).await?;
+        self.place_for(topic).await
+    }
+
+    async fn place_for(&self, topic: String) -> anyhow::Result<Place<'_>> {
         let number = self.numbers.fetch_add(1, Relaxed);
         let database = format!("run_{number}");
         self.admin(&format!("CREATE DATABASE {database}")).await?;
@@ -165,6 +178,43 @@ impl Place<'_> {
             .env("ORDERS_DLQ_TOPIC", self.dlq_topic())
             .env("CONSUMER_GROUP", &self.group);
         consumer
+    }
+
+    /// This program itself, as a contender.
+    pub(crate) fn baseline(
+        &self,
+        kind: Kind,
+        workers: u32,
+        events: u64,
+    ) -> anyhow::Result<Command> {
+        let mut baseline = Command::new(std::env::current_exe()?);
+        baseline
+            .arg("baseline")
+            .arg(kind.to_possible_value().context("no name")?.get_name())
+            .args(["--workers", &workers.to_string(), "--events", &events.to_string()])
+            .env("KAFKA_BOOTSTRAP_SERVERS", self.stage.stack.bootstrap_servers())
+            .env("ORDERS_TOPIC", &self.topic)
+            .env("CONSUMER_GROUP", &self.group)
+            .env("DATABASE_URL", &self.url)
+            .kill_on_drop(true);
+        Ok(baseline)
+    }
+
+    /// `order-producer load` at that rate.
+    pub(crate) fn load(&self, rate: u64, orders: u64) -> Command {
+        let mut load = self.stage.command("order-producer");
+        load.env("ORDERS_TOPIC", &self.topic)
+            .args(["load", "--seed", "7", "--rate", &rate.to_string()])
+            .args(["--orders", &orders.to_string()]);
+        load
+    }
+
+    pub(crate) fn servers(&self) -> String {
+        self.stage.stack.bootstrap_servers().to_owned()
+    }
+
+    pub(crate) fn topic(&self) -> &str {
+        &self.topic
     }
 
     /// Where logs may be written.

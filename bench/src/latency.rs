@@ -1,0 +1,211 @@
+//! How long a message takes from the producer's hand to the commit of its effects, without backlog.
+//!
+//! The record has the producer's time. That its transaction is committed is seen from outside, by
+//! asking for the progress of each partition all the time, so the wait for the disk is in it, and
+//! so is the time between two questions: the figures are a little too high rather than too low.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+use local_stack::programs::Program;
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::KafkaError;
+use rdkafka::message::Message as _;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use serde::Serialize;
+use sqlx::PgConnection;
+use tokio::sync::oneshot;
+
+use crate::Format;
+use crate::consumer;
+use crate::stage::{Place, Shape, Stage, succeed};
+
+/// Messages sent before this has passed do not count: programs, plans and caches are cold.
+const WARM_UP: Duration = Duration::from_secs(3);
+/// Between two questions for the progress.
+const POLL: Duration = Duration::from_millis(1);
+const PARTITIONS: u32 = 6;
+
+#[derive(Args)]
+pub(crate) struct LatencyOptions {
+    /// Messages a second; besides, half of what the consumer drains at
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..))]
+    rate: u64,
+    /// How long messages are sent at each rate
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..))]
+    seconds: u64,
+    /// Records in the topic that it drains first
+    #[arg(long, default_value_t = 300_000, value_parser = clap::value_parser!(u64).range(1_000..))]
+    events: u64,
+    /// How results are printed
+    #[arg(short, long, value_enum, default_value = "table")]
+    output: Format,
+}
+
+#[derive(Serialize)]
+struct Latency {
+    /// Messages a second that were asked for.
+    rate: u64,
+    /// And that were sent, with the warm-up.
+    sent_rate: f64,
+    messages: usize,
+    p50_ms: f64,
+    p99_ms: f64,
+    slowest_ms: f64,
+    peak_mib: u64,
+}
+
+/// When each partition had come how far: milliseconds since 1970, and the next offset.
+type Progress = HashMap<i32, Vec<(i64, f64)>>;
+
+pub(crate) async fn run(options: &LatencyOptions) -> anyhow::Result<()> {
+    let stage = Stage::set_up(options.events).await?;
+    let measured = tokio::select! {
+        measured = measure(&stage, options) => measured,
+        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted; everything is stopped")),
+    };
+    tokio::task::spawn_blocking(move || drop(stage)).await?;
+    let measured = measured?;
+    if matches!(options.output, Format::Json) {
+        println!("{}", serde_json::to_string(&measured)?);
+        return Ok(());
+    }
+    for Latency { rate, sent_rate, messages, p50_ms, p99_ms, slowest_ms, peak_mib } in measured {
+        println!(
+            "{rate} messages/s ({sent_rate:.0} sent, {messages} measured): p50 {p50_ms:.1} ms, p99 \
+             {p99_ms:.1} ms, slowest {slowest_ms:.1} ms; most memory {peak_mib} MiB"
+        );
+    }
+    Ok(())
+}
+
+async fn measure(stage: &Stage, options: &LatencyOptions) -> anyhow::Result<Vec<Latency>> {
+    let place = stage.place(Shape::default()).await?;
+    let drained = consumer::drain(&place, stage.events, 4, 1).await?;
+    place.clear().await?;
+    let time = Duration::from_secs_f64(drained.seconds).as_millis();
+    let maximum = u64::try_from(u128::from(drained.events) * 1_000 / time.max(1))?;
+    eprintln!("it drains at {maximum} events/s");
+    let mut measured = Vec::new();
+    for rate in [options.rate, maximum / 2] {
+        measured.push(at_rate(stage, rate, options.seconds).await?);
+    }
+    Ok(measured)
+}
+
+async fn at_rate(stage: &Stage, rate: u64, seconds: u64) -> anyhow::Result<Latency> {
+    let place = stage.empty_place(PARTITIONS).await?;
+    let mut run = place.consumer("run");
+    run.args(["--listen", "127.0.0.1:0"]);
+    let mut program = Program::start(run, place.folder(), place.name())?;
+    let mut connection = place.connect().await?;
+    let (done, ended) = oneshot::channel();
+    let loading = async {
+        let orders = rate * (seconds + WARM_UP.as_secs());
+        let begun = Instant::now();
+        succeed(place.load(rate, orders), "order-producer load").await?;
+        let sent_rate = orders as f64 / begun.elapsed().as_secs_f64();
+        place.audit().await?;
+        _ = done.send(());
+        anyhow::Ok(sent_rate)
+    };
+    let (progress, sent_rate) = tokio::try_join!(watch(&mut connection, ended), loading)?;
+    if let Some(status) = program.try_wait() {
+        bail!("order-consumer run: {status}: {}", program.last_lines());
+    }
+    program.signal(rustix::process::Signal::TERM);
+    let peak_mib = program.ended(Duration::from_mins(1)).await?.peak_kib / 1024;
+    let (servers, topic) = (place.servers(), place.topic().to_owned());
+    let sent = tokio::task::spawn_blocking(move || times_of(&servers, &topic)).await??;
+    drop(connection);
+    place.clear().await?;
+    let mut times = latencies(&sent, &progress)?;
+    times.sort_by(f64::total_cmp);
+    let percentile = |of: usize| times[(times.len() - 1) * of / 100];
+    let (p50_ms, p99_ms, slowest_ms) = (percentile(50), percentile(99), percentile(100));
+    let messages = times.len();
+    Ok(Latency { rate, sent_rate, messages, p50_ms, p99_ms, slowest_ms, peak_mib })
+}
+
+/// Notes how far each partition is, until told to end.
+async fn watch(
+    connection: &mut PgConnection,
+    mut ended: oneshot::Receiver<()>,
+) -> anyhow::Result<Progress> {
+    let mut progress = Progress::new();
+    while ended.try_recv() == Err(oneshot::error::TryRecvError::Empty) {
+        let rows: Vec<(i32, i64)> =
+            sqlx::query_as("SELECT partition, next_offset FROM partition_progress")
+                .fetch_all(&mut *connection)
+                .await?;
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_secs_f64() * 1e3;
+        for (partition, next) in rows {
+            let seen = progress.entry(partition).or_default();
+            if seen.last().is_none_or(|(last, _)| next > *last) {
+                seen.push((next, now));
+            }
+        }
+        tokio::time::sleep(POLL).await;
+    }
+    Ok(progress)
+}
+
+/// Partition, offset and time of each record.
+fn times_of(servers: &str, topic: &str) -> anyhow::Result<Vec<(i32, i64, i64)>> {
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", servers)
+        .set("group.id", "bench-times")
+        .set("enable.auto.commit", "false")
+        .set("enable.partition.eof", "true")
+        .create()?;
+    let mut all = TopicPartitionList::new();
+    for partition in 0..i32::try_from(PARTITIONS)? {
+        all.add_partition_offset(topic, partition, Offset::Beginning)?;
+    }
+    consumer.assign(&all)?;
+    let (mut times, mut ends) = (Vec::new(), 0);
+    while ends < PARTITIONS {
+        match consumer.poll(Duration::from_secs(30)).context("Kafka is silent")? {
+            Ok(message) => times.push((
+                message.partition(),
+                message.offset(),
+                message.timestamp().to_millis().context("a record without a time")?,
+            )),
+            Err(KafkaError::PartitionEOF(_)) => ends += 1,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(times)
+}
+
+/// Milliseconds of each record that was sent after the warm-up.
+fn latencies(sent: &[(i32, i64, i64)], progress: &Progress) -> anyhow::Result<Vec<f64>> {
+    let first = sent.iter().map(|(.., time)| *time).min().context("no record")?;
+    let from = first + i64::try_from(WARM_UP.as_millis())?;
+    sent.iter()
+        .filter(|(.., time)| *time >= from)
+        .map(|(partition, offset, time)| {
+            let seen = progress.get(partition).context("a partition without progress")?;
+            let at = seen.partition_point(|(next, _)| next <= offset);
+            let (_, committed) = seen.get(at).context("a record that was not worked off")?;
+            Ok(committed - *time as f64)
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_is_committed_when_progress_has_passed_it() {
+        let progress =
+            Progress::from([(0, vec![(1, 4_000.0), (3, 4_010.5)]), (1, vec![(2, 5_000.0)])]);
+        let sent = [(0, 0, 500), (0, 1, 4_000), (0, 2, 4_001), (1, 1, 4_990)];
+        assert_eq!(latencies(&sent, &progress).unwrap(), [10.5, 9.5, 10.0]);
+        assert!(latencies(&[(0, 3, 0), (0, 4, 3_000)], &progress).is_err());
+    }
+}
