@@ -21,7 +21,7 @@ use tokio::sync::oneshot;
 
 use crate::Format;
 use crate::consumer;
-use crate::stage::{Place, Shape, Stage, succeed};
+use crate::stage::{Shape, Stage, succeed};
 
 /// Messages sent before this has passed do not count: programs, plans and caches are cold.
 const WARM_UP: Duration = Duration::from_secs(3);

@@ -7,6 +7,7 @@ mod consumer;
 mod contender;
 mod disturbed;
 mod latency;
+mod produce;
 mod purge;
 mod report;
 mod series;
@@ -20,6 +21,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::baseline::{BaselineOptions, Kind};
 use crate::contender::Contender;
 use crate::latency::LatencyOptions;
+use crate::produce::ProduceOptions;
 use crate::purge::PurgeOptions;
 use crate::report::Report;
 use crate::stage::{Shape, Stage, Violated};
@@ -44,6 +46,8 @@ enum Command {
     /// A contender of `drain`, as a process of its own
     #[command(hide = true)]
     Baseline(BaselineOptions),
+    /// Publish, beside Kafka's own ProducerPerformance
+    Produce(ProduceOptions),
     /// From the producer's hand to the commit, without backlog
     Latency(LatencyOptions),
     /// Purge old claims, beside batches that claim
@@ -91,6 +95,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
             let options = options.clone();
             return tokio::task::spawn_blocking(move || baseline::run(&options)).await?;
         }
+        Command::Produce(options) => return produce::run(options).await,
         Command::Latency(options) => return latency::run(options).await,
         Command::Purge(options) => return purge::run(options).await,
     };

@@ -77,7 +77,15 @@ impl Stage {
         })
     }
 
-    fn command(&self, program: &str) -> Command {
+    pub(crate) fn servers(&self) -> &str {
+        self.stack.bootstrap_servers()
+    }
+
+    pub(crate) fn clocks(&self) -> Clocks {
+        clocks(self.stack.postgres().pid(), self.stack.kafka().pid())
+    }
+
+    pub(crate) fn command(&self, program: &str) -> Command {
         let mut command = Command::new(self.programs.join(program));
         command
             .env("KAFKA_BOOTSTRAP_SERVERS", self.stack.bootstrap_servers())
@@ -121,9 +129,14 @@ impl Stage {
 
     /// The same, with a topic of its own that is empty.
     pub(crate) async fn empty_place(&self, partitions: u32) -> anyhow::Result<Place<'_>> {
+        let topic = self.empty_topic(partitions).await?;
+        self.place_for(topic).await
+    }
+
+    pub(crate) async fn empty_topic(&self, partitions: u32) -> anyhow::Result<String> {
         let topic = format!("empty-{}", self.numbers.fetch_add(1, Relaxed));
         self.ensure_topic(&topic, partitions).await?;
-        self.place_for(topic).await
+        Ok(topic)
     }
 
     async fn place_for(&self, topic: String) -> anyhow::Result<Place<'_>> {
@@ -210,7 +223,7 @@ impl Place<'_> {
     }
 
     pub(crate) fn servers(&self) -> String {
-        self.stage.stack.bootstrap_servers().to_owned()
+        self.stage.servers().to_owned()
     }
 
     pub(crate) fn topic(&self) -> &str {
@@ -234,10 +247,6 @@ impl Place<'_> {
         Ok(PgConnection::connect(&self.url).await?)
     }
 
-    fn clocks(&self) -> Clocks {
-        clocks(self.stage.stack.postgres().pid(), self.stage.stack.kafka().pid())
-    }
-
     async fn wal(&self) -> anyhow::Result<i64> {
         let mut connection = self.connect().await?;
         let position = "SELECT (pg_current_wal_insert_lsn() - '0/0')::bigint";
@@ -245,12 +254,12 @@ impl Place<'_> {
     }
 
     pub(crate) async fn before(&self) -> anyhow::Result<Before> {
-        Ok(Before { wal: self.wal().await?, clocks: self.clocks() })
+        Ok(Before { wal: self.wal().await?, clocks: self.stage.clocks() })
     }
 
     /// What was used since then. Processes count once they have ended.
     pub(crate) async fn since(&self, before: &Before, peak_kib: u64) -> anyhow::Result<Usage> {
-        let now = self.clocks();
+        let now = self.stage.clocks();
         let wal_bytes = self.wal().await? - before.wal;
         let mut connection = self.connect().await?;
         let (table_bytes, index_bytes): (i64, i64) = sqlx::query_as(
