@@ -21,7 +21,7 @@ use tokio::sync::oneshot;
 
 use crate::Format;
 use crate::consumer;
-use crate::stage::{Shape, Stage, succeed};
+use crate::stage::{Shape, Stage, on_stage, succeed};
 
 /// Messages sent before this has passed do not count: programs, plans and caches are cold.
 const WARM_UP: Duration = Duration::from_secs(3);
@@ -62,13 +62,7 @@ struct Latency {
 type Progress = HashMap<i32, Vec<(i64, f64)>>;
 
 pub(crate) async fn run(options: &LatencyOptions) -> anyhow::Result<()> {
-    let stage = Stage::set_up(options.events).await?;
-    let measured = tokio::select! {
-        measured = measure(&stage, options) => measured,
-        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted; everything is stopped")),
-    };
-    tokio::task::spawn_blocking(move || drop(stage)).await?;
-    let measured = measured?;
+    let measured = on_stage(options.events, async |stage| measure(stage, options).await).await?;
     if matches!(options.output, Format::Json) {
         println!("{}", serde_json::to_string(&measured)?);
         return Ok(());

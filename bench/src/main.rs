@@ -24,7 +24,7 @@ use crate::latency::LatencyOptions;
 use crate::produce::ProduceOptions;
 use crate::purge::PurgeOptions;
 use crate::report::Report;
-use crate::stage::{Shape, Stage, Violated};
+use crate::stage::{Shape, Stage, Violated, on_stage};
 
 /// Measures the consumer against what the database can take, on a stack of its own
 #[derive(Parser)]
@@ -105,14 +105,11 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
     };
     let contenders: Vec<Contender> = contenders.into_iter().filter(wanted).collect();
     anyhow::ensure!(!contenders.is_empty(), "no contender has such a name");
-    let stage = Stage::set_up(options.events).await?;
-    let measured = tokio::select! {
-        measured = series::take_turns(&stage, &contenders, options.runs) => measured,
-        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted; everything is stopped")),
-    };
-    let report = measured.map(|runs| Report::of(&contenders, &runs, options.events));
-    tokio::task::spawn_blocking(move || drop(stage)).await?;
-    report?.print(matches!(options.output, Format::Json))
+    let take_turns =
+        async |stage: &Stage| series::take_turns(stage, &contenders, options.runs).await;
+    let runs = on_stage(options.events, take_turns).await?;
+    let report = Report::of(&contenders, &runs, options.events);
+    report.print(matches!(options.output, Format::Json))
 }
 
 /// The first one is what the others are compared with.

@@ -10,7 +10,7 @@ use tokio::process::Command;
 
 use crate::Format;
 use crate::series::spread;
-use crate::stage::Stage;
+use crate::stage::{Stage, on_stage};
 
 /// Where Kafka's tools are kept, once Maven has fetched them.
 const TOOLS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/bench/kafka-tools");
@@ -65,13 +65,7 @@ struct Line {
 }
 
 pub(crate) async fn run(options: &ProduceOptions) -> anyhow::Result<()> {
-    let stage = Stage::set_up(options.events).await?;
-    let measured = tokio::select! {
-        measured = measure(&stage, options) => measured,
-        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted; everything is stopped")),
-    };
-    tokio::task::spawn_blocking(move || drop(stage)).await?;
-    let lines = measured?;
+    let lines = on_stage(options.events, async |stage| measure(stage, options).await).await?;
     if matches!(options.output, Format::Json) {
         println!("{}", serde_json::to_string(&lines)?);
         return Ok(());

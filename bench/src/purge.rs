@@ -9,7 +9,7 @@ use sqlx::{Connection as _, PgConnection};
 use tokio::sync::oneshot;
 
 use crate::Format;
-use crate::stage::{Shape, Stage, succeed};
+use crate::stage::{Shape, Stage, on_stage, succeed};
 
 /// Between the batches beside.
 const PACE: Duration = Duration::from_millis(25);
@@ -91,13 +91,7 @@ impl Delays {
 }
 
 pub(crate) async fn run(options: &PurgeOptions) -> anyhow::Result<()> {
-    let stage = Stage::set_up(1_000).await?;
-    let measured = tokio::select! {
-        measured = measure(&stage, options) => measured,
-        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted; everything is stopped")),
-    };
-    tokio::task::spawn_blocking(move || drop(stage)).await?;
-    let purged = measured?;
+    let purged = on_stage(1_000, async |stage| measure(stage, options).await).await?;
     if matches!(options.output, Format::Json) {
         println!("{}", serde_json::to_string(&purged)?);
         return Ok(());

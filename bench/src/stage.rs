@@ -60,7 +60,7 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
-    pub(crate) async fn set_up(events: u64) -> anyhow::Result<Self> {
+    async fn set_up(events: u64) -> anyhow::Result<Self> {
         if cfg!(debug_assertions) {
             eprintln!("this is a debug build: its figures mean nothing");
         }
@@ -159,6 +159,20 @@ impl Stage {
         connection.close().await?;
         Ok(())
     }
+}
+
+/// Sets the stage, has work done on it, and clears it whatever became of that.
+pub(crate) async fn on_stage<T>(
+    events: u64,
+    work: impl AsyncFnOnce(&Stage) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    let stage = Stage::set_up(events).await?;
+    let done = tokio::select! {
+        done = work(&stage) => done,
+        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted; everything is stopped")),
+    };
+    tokio::task::spawn_blocking(move || drop(stage)).await?;
+    done
 }
 
 /// Where one run takes place.
