@@ -28,7 +28,16 @@ pub(crate) async fn run(
     Ok(run)
 }
 
-/// The same, and leaves the database to look at.
+/// Works the topic off beside claims of earlier messages.
+pub(crate) async fn grown(stage: &Stage, claims: u64) -> anyhow::Result<Run> {
+    let place = stage.grown_place(claims).await?;
+    let run = drain(&place, stage.events, 4, 1).await?;
+    place.audit().await?;
+    place.clear().await?;
+    Ok(run)
+}
+
+/// The same as [`run`], and leaves the database to look at.
 pub(crate) async fn drain(
     place: &Place<'_>,
     events: u64,

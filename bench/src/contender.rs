@@ -14,6 +14,8 @@ pub(crate) enum Contender {
     Copy { connections: u32 },
     /// The consumer.
     Consumer { shape: Shape, concurrency: u32, processes: u32 },
+    /// The consumer, with so many claims in the table before.
+    Grown { claims: u64 },
     /// What people write by hand.
     Baseline { kind: Kind, workers: u32 },
     /// The consumer, to the end of the log, perhaps with one customer in ten refused.
@@ -54,6 +56,8 @@ impl Contender {
                 let name = std::iter::once("consumer".to_owned());
                 name.chain(parts.into_iter().flatten()).collect::<Vec<_>>().join(", ")
             }
+            Self::Grown { claims: 0 } => "no claims before".to_owned(),
+            Self::Grown { claims } => format!("{claims} claims before"),
             Self::Baseline { kind: Kind::Read, .. } => "only reading".to_owned(),
             Self::Baseline { kind: Kind::OneByOne, workers: 1 } => {
                 "one message a transaction".to_owned()
@@ -68,7 +72,10 @@ impl Contender {
 
     /// Whether it is a ceiling: the best of these is what others are compared with.
     pub(crate) fn is_ceiling(self) -> bool {
-        matches!(self, Self::Copy { .. } | Self::Disturbed { refused: false })
+        matches!(
+            self,
+            Self::Copy { .. } | Self::Disturbed { refused: false } | Self::Grown { claims: 0 }
+        )
     }
 
     pub(crate) async fn run(self, stage: &Stage) -> anyhow::Result<Run> {
@@ -77,6 +84,7 @@ impl Contender {
             Self::Consumer { shape, concurrency, processes } => {
                 consumer::run(stage, shape, concurrency, processes).await
             }
+            Self::Grown { claims } => consumer::grown(stage, claims).await,
             Self::Baseline { kind, workers } => consumer::baseline(stage, kind, workers).await,
             Self::Disturbed { refused } => disturbed::run(stage, refused).await,
         }

@@ -46,6 +46,14 @@ enum Command {
     /// A contender of `drain`, as a process of its own
     #[command(hide = true)]
     Baseline(BaselineOptions),
+    /// Work off a topic with claims of earlier messages in the table
+    Growth {
+        #[command(flatten)]
+        options: Options,
+        /// How many claims; besides, none
+        #[arg(long, value_delimiter = ',', default_value = "1000000,10000000")]
+        claims: Vec<u64>,
+    },
     /// Publish, beside Kafka's own ProducerPerformance
     Produce(ProduceOptions),
     /// From the producer's hand to the commit, without backlog
@@ -91,6 +99,10 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
     let (options, contenders) = match &cli.command {
         Command::Drain(options) => (options, drain()),
         Command::Disturbed(options) => (options, disturbed()),
+        Command::Growth { options, claims } => {
+            let claims = std::iter::once(0).chain(claims.iter().copied());
+            (options, claims.map(|claims| Contender::Grown { claims }).collect())
+        }
         Command::Baseline(options) => {
             let options = options.clone();
             return tokio::task::spawn_blocking(move || baseline::run(&options)).await?;

@@ -1,6 +1,6 @@
 //! The servers, the topics to work off, and a new database for each run.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -54,6 +54,8 @@ pub(crate) struct Stage {
     stack: Stack,
     programs: PathBuf,
     topics: Mutex<HashMap<Shape, String>>,
+    /// Templates with so many claims.
+    grown: Mutex<HashSet<u64>>,
     numbers: AtomicU32,
     /// The rows that COPY is to write, made by a run of the consumer.
     pub(crate) rows: tokio::sync::OnceCell<crate::ceiling::Rows>,
@@ -72,6 +74,7 @@ impl Stage {
             stack,
             programs,
             topics: Mutex::default(),
+            grown: Mutex::default(),
             numbers: AtomicU32::new(0),
             rows: tokio::sync::OnceCell::new(),
         })
@@ -139,10 +142,48 @@ impl Stage {
         Ok(topic)
     }
 
+    /// The same as [`Stage::place`], with claims of the last 25 days in the table, by ids of
+    /// version 7.
+    pub(crate) async fn grown_place(&self, claims: u64) -> anyhow::Result<Place<'_>> {
+        const FILL: &str = r#"
+            INSERT INTO processed_messages
+                   (message_id, "offset", batch_seq, processed_at, partition, consumer_group, topic,
+                    outcome, fingerprint)
+            SELECT uuidv7(age), n, n / 1000, now() + age, 0, 'earlier', 'earlier', 'applied',
+                   '\x01'::bytea || sha256(n::text::bytea)
+              FROM (SELECT n, interval '-25 days' + n * interval '25 days' / $1 AS age
+                      FROM generate_series(1, $1) AS n) AS claim
+        "#;
+        let topic = self.topic(Shape::default()).await?;
+        if claims == 0 {
+            return self.place_for(topic).await;
+        }
+        let mut grown = self.grown.lock().await;
+        let template = format!("grown_{claims}");
+        if !grown.contains(&claims) {
+            eprintln!("{claims} claims are written");
+            let mut place = self.place_for(topic.clone()).await?;
+            let mut connection = place.connect().await?;
+            sqlx::query(FILL).bind(i64::try_from(claims)?).execute(&mut connection).await?;
+            sqlx::query("VACUUM (ANALYZE) processed_messages").execute(&mut connection).await?;
+            connection.close().await?;
+            self.admin(&format!("ALTER DATABASE {} RENAME TO {template}", place.database)).await?;
+            place.database.clone_from(&template);
+            grown.insert(claims);
+        }
+        drop(grown);
+        self.place_like(topic, Some(&template)).await
+    }
+
     async fn place_for(&self, topic: String) -> anyhow::Result<Place<'_>> {
+        self.place_like(topic, None).await
+    }
+
+    async fn place_like(&self, topic: String, template: Option<&str>) -> anyhow::Result<Place<'_>> {
         let number = self.numbers.fetch_add(1, Relaxed);
         let database = format!("run_{number}");
-        self.admin(&format!("CREATE DATABASE {database}")).await?;
+        let template = template.map(|it| format!(" TEMPLATE {it}")).unwrap_or_default();
+        self.admin(&format!("CREATE DATABASE {database}{template}")).await?;
         let (server, _) = self.stack.database_url().rsplit_once('/').context("no database")?;
         let url = format!("{server}/{database}");
         let group = format!("group-{number}");
