@@ -1,7 +1,7 @@
 //! What people write by hand: a message a transaction, and a consumer that only reads. Each runs in
 //! a process of its own, so that processor time and memory are taken as the consumer's are.
 
-use std::sync::Mutex;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
@@ -57,21 +57,20 @@ pub(crate) struct Summary {
 struct Count {
     done: AtomicU64,
     wanted: u64,
-    begun: Mutex<Option<Instant>>,
+    begun: OnceLock<Instant>,
 }
 
 impl Count {
     /// Whether another message is to be worked on.
     fn take(&self) -> bool {
-        let mut begun = self.begun.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        begun.get_or_insert_with(Instant::now);
+        self.begun.get_or_init(Instant::now);
         self.done.fetch_add(1, SeqCst) < self.wanted
     }
 }
 
 /// Runs in a process of its own, and prints a [`Summary`].
 pub(crate) fn run(options: &BaselineOptions) -> anyhow::Result<()> {
-    let count = Count { done: AtomicU64::new(0), wanted: options.events, begun: Mutex::new(None) };
+    let count = Count { done: AtomicU64::new(0), wanted: options.events, begun: OnceLock::new() };
     std::thread::scope(|scope| {
         let workers: Vec<_> =
             (0..options.workers).map(|_| scope.spawn(|| work(options, &count))).collect();
@@ -79,7 +78,7 @@ pub(crate) fn run(options: &BaselineOptions) -> anyhow::Result<()> {
             worker.join().unwrap_or_else(|_| Err(anyhow::anyhow!("a worker panicked")))
         })
     })?;
-    let begun = count.begun.into_inner().ok().flatten().context("no message came")?;
+    let begun = count.begun.get().context("no message came")?;
     let seconds = begun.elapsed().as_secs_f64();
     println!("{}", serde_json::to_string(&Summary { events: options.events, seconds })?);
     Ok(())

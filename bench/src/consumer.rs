@@ -21,23 +21,27 @@ pub(crate) async fn run(
     concurrency: u32,
     processes: u32,
 ) -> anyhow::Result<Run> {
-    let place = stage.place(shape).await?;
-    let run = drain(&place, stage.events, concurrency, processes).await?;
-    place.audit().await?;
-    place.clear().await?;
-    Ok(run)
+    audited(stage.place(shape).await?, stage.events, concurrency, processes).await
 }
 
 /// Works the topic off beside claims of earlier messages.
 pub(crate) async fn grown(stage: &Stage, claims: u64) -> anyhow::Result<Run> {
-    let place = stage.grown_place(claims).await?;
-    let run = drain(&place, stage.events, 4, 1).await?;
+    audited(stage.grown_place(claims).await?, stage.events, 4, 1).await
+}
+
+async fn audited(
+    place: Place<'_>,
+    events: u64,
+    concurrency: u32,
+    processes: u32,
+) -> anyhow::Result<Run> {
+    let run = drain(&place, events, concurrency, processes).await?;
     place.audit().await?;
     place.clear().await?;
     Ok(run)
 }
 
-/// The same as [`run`], and leaves the database to look at.
+/// Works the topic off, and leaves the database to look at.
 pub(crate) async fn drain(
     place: &Place<'_>,
     events: u64,

@@ -112,7 +112,7 @@ async fn at_rate(stage: &Stage, rate: u64, seconds: u64) -> anyhow::Result<Laten
     }
     program.signal(rustix::process::Signal::TERM);
     let peak_mib = program.ended(Duration::from_mins(1)).await?.peak_kib / 1024;
-    let (servers, topic) = (place.servers(), place.topic().to_owned());
+    let (servers, topic) = (stage.servers().to_owned(), place.topic().to_owned());
     let sent = tokio::task::spawn_blocking(move || times_of(&servers, &topic)).await??;
     drop(connection);
     place.clear().await?;

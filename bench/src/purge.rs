@@ -25,17 +25,6 @@ const BATCH: &str = r#"
       FROM (SELECT uuidv7() AS id, n FROM generate_series(1, 100) AS n ORDER BY 1) AS claim
         ON CONFLICT (message_id, consumer_group) DO NOTHING
 "#;
-/// Claims that are 60 to 59 days old, so that all lie in one or two weeks.
-const FILL: &str = r#"
-    INSERT INTO processed_messages
-           (message_id, "offset", batch_seq, processed_at, partition, consumer_group, topic, outcome,
-            fingerprint)
-    SELECT uuidv7(age), n, n / 1000, now() + age, 0, 'bench', 'orders',
-           CASE WHEN n <= $2 THEN 'dead_lettered' ELSE 'applied' END,
-           '\x01'::bytea || sha256(n::text::bytea)
-      FROM (SELECT n, interval '-60 days' + n * interval '1 day' / $1 AS age
-              FROM generate_series(1, $1) AS n) AS claim
-"#;
 const FILL_DEAD_LETTERS: &str = r#"
     INSERT INTO dead_letters
            (dlq_id, consumer_group, message_id, original_id, topic, partition, "offset", headers,
@@ -115,12 +104,10 @@ async fn measure(stage: &Stage, options: &PurgeOptions) -> anyhow::Result<Purged
     let PurgeOptions { claims, dead_letters, .. } = *options;
     let place = stage.place(Shape::default()).await?;
     let mut connection = place.connect().await?;
-    eprintln!("{claims} claims are written");
-    sqlx::query(FILL).bind(claims).bind(dead_letters).execute(&mut connection).await?;
+    // All in one or two weeks.
+    place.fill(claims, dead_letters, [60, 59]).await?;
     sqlx::query(FILL_DEAD_LETTERS).execute(&mut connection).await?;
-    for settle in ["VACUUM (ANALYZE) processed_messages", "CHECKPOINT"] {
-        sqlx::query(settle).execute(&mut connection).await?;
-    }
+    sqlx::query("CHECKPOINT").execute(&mut connection).await?;
     eprintln!("batches run alone, then beside the purge");
     let mut beside = place.connect().await?;
     let alone = batches(&mut beside, tokio::time::sleep(ALONE)).await?;
@@ -138,7 +125,7 @@ async fn measure(stage: &Stage, options: &PurgeOptions) -> anyhow::Result<Purged
     let (beside, took) =
         tokio::try_join!(batches(&mut beside, async { _ = ended.await }), purging)?;
     let left: i64 = sqlx::query_scalar(
-        "SELECT count(*) FROM processed_messages WHERE consumer_group = 'bench'",
+        "SELECT count(*) FROM processed_messages WHERE consumer_group = 'earlier'",
     )
     .fetch_one(&mut connection)
     .await?;

@@ -145,15 +145,6 @@ impl Stage {
     /// The same as [`Stage::place`], with claims of the last 25 days in the table, by ids of
     /// version 7.
     pub(crate) async fn grown_place(&self, claims: u64) -> anyhow::Result<Place<'_>> {
-        const FILL: &str = r#"
-            INSERT INTO processed_messages
-                   (message_id, "offset", batch_seq, processed_at, partition, consumer_group, topic,
-                    outcome, fingerprint)
-            SELECT uuidv7(age), n, n / 1000, now() + age, 0, 'earlier', 'earlier', 'applied',
-                   '\x01'::bytea || sha256(n::text::bytea)
-              FROM (SELECT n, interval '-25 days' + n * interval '25 days' / $1 AS age
-                      FROM generate_series(1, $1) AS n) AS claim
-        "#;
         let topic = self.topic(Shape::default()).await?;
         if claims == 0 {
             return self.place_for(topic).await;
@@ -161,12 +152,8 @@ impl Stage {
         let mut grown = self.grown.lock().await;
         let template = format!("grown_{claims}");
         if !grown.contains(&claims) {
-            eprintln!("{claims} claims are written");
             let mut place = self.place_for(topic.clone()).await?;
-            let mut connection = place.connect().await?;
-            sqlx::query(FILL).bind(i64::try_from(claims)?).execute(&mut connection).await?;
-            sqlx::query("VACUUM (ANALYZE) processed_messages").execute(&mut connection).await?;
-            connection.close().await?;
+            place.fill(i64::try_from(claims)?, 0, [25, 0]).await?;
             self.admin(&format!("ALTER DATABASE {} RENAME TO {template}", place.database)).await?;
             place.database.clone_from(&template);
             grown.insert(claims);
@@ -248,6 +235,39 @@ impl Place<'_> {
         consumer
     }
 
+    /// Writes claims of earlier messages, the first so many days ago and the last so many, by ids of
+    /// version 7.
+    /// `dead_letters`: how many of them are claimed as such.
+    pub(crate) async fn fill(
+        &self,
+        claims: i64,
+        dead_letters: i64,
+        [first, last]: [i32; 2],
+    ) -> anyhow::Result<()> {
+        const FILL: &str = r#"
+            INSERT INTO processed_messages
+                   (message_id, "offset", batch_seq, processed_at, partition, consumer_group, topic,
+                    outcome, fingerprint)
+            SELECT uuidv7(age), n, n / 1000, now() + age, 0, 'earlier', 'earlier',
+                   CASE WHEN n <= $2 THEN 'dead_lettered' ELSE 'applied' END,
+                   '\x01'::bytea || sha256(n::text::bytea)
+              FROM (SELECT n, make_interval(days => -$3) + n * make_interval(days => $3 - $4) / $1
+                             AS age
+                      FROM generate_series(1, $1) AS n) AS claim
+        "#;
+        eprintln!("{claims} claims are written");
+        let mut connection = self.connect().await?;
+        sqlx::query(FILL)
+            .bind(claims)
+            .bind(dead_letters)
+            .bind(first)
+            .bind(last)
+            .execute(&mut connection)
+            .await?;
+        sqlx::query("VACUUM (ANALYZE) processed_messages").execute(&mut connection).await?;
+        Ok(connection.close().await?)
+    }
+
     /// This program itself, as a contender.
     pub(crate) fn baseline(
         &self,
@@ -260,7 +280,7 @@ impl Place<'_> {
             .arg("baseline")
             .arg(kind.to_possible_value().context("no name")?.get_name())
             .args(["--workers", &workers.to_string(), "--events", &events.to_string()])
-            .env("KAFKA_BOOTSTRAP_SERVERS", self.stage.stack.bootstrap_servers())
+            .env("KAFKA_BOOTSTRAP_SERVERS", self.stage.servers())
             .env("ORDERS_TOPIC", &self.topic)
             .env("CONSUMER_GROUP", &self.group)
             .env("DATABASE_URL", &self.url)
@@ -275,10 +295,6 @@ impl Place<'_> {
             .args(["load", "--seed", "7", "--rate", &rate.to_string()])
             .args(["--orders", &orders.to_string()]);
         load
-    }
-
-    pub(crate) fn servers(&self) -> String {
-        self.stage.servers().to_owned()
     }
 
     pub(crate) fn topic(&self) -> &str {

@@ -26,7 +26,7 @@ impl Programs {
     /// Copies all into a new folder.
     pub fn kept_in(self, folder: &Path) -> anyhow::Result<Self> {
         std::fs::create_dir(folder)?;
-        for program in ["order-consumer", "order-producer", STEPPED_CLOCK] {
+        for program in programs::PAIR.into_iter().chain([STEPPED_CLOCK]) {
             std::fs::copy(self.folder.join(program), folder.join(program))
                 .with_context(|| format!("cannot copy {program}"))?;
         }

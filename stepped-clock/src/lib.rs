@@ -10,7 +10,7 @@
 //!
 //! Covers what `order-consumer` and its libraries call: no `pthread_cond_timedwait`, and nothing
 //! that waits by the monotonic clock, which is not stepped either.
-#![allow(unsafe_code)]
+#![expect(unsafe_code, reason = "it stands before functions of the C library")]
 
 use std::collections::HashMap;
 use std::ffi::{CStr, c_int, c_void};
