@@ -3,6 +3,9 @@
 //! Nothing goes out behind an unacknowledged row of its topic and key: within a round the next row
 //! of a key goes when the one before it is acknowledged. On any failure a new producer starts again
 //! from the table.
+//!
+//! Kafka refuses a request as a whole. Rows that were refused together are therefore not judged; they
+//! go out again one to a request, as does everything for a while.
 
 mod round;
 
@@ -28,7 +31,9 @@ const RENEW_AFTER: Duration = Duration::from_secs(5);
 /// but the client also waits by the clock of the day, and stands still where that was set back.
 const STALLED_AFTER: Duration = Duration::from_secs(20);
 const IDLE: Duration = Duration::from_millis(100);
-const ROWS: i64 = 500;
+/// How long after a refusal each row goes out in a request of its own.
+const ALONE_FOR: Duration = Duration::from_secs(15);
+const ROWS: i64 = 1000;
 const BYTES: i64 = 8 * 1024 * 1024;
 
 /// What a relay needs.
@@ -52,16 +57,47 @@ enum RelayError {
     /// the topic has been mended: the next one asks.
     #[error("kafka refuses records")]
     Refused,
+    /// One of those in a request, or several; nothing is noted.
+    #[error("kafka refuses a request")]
+    RefusedTogether,
+}
+
+/// How many rows a request may carry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pace {
+    Batches,
+    /// So that a refusal is of this row and no other.
+    Alone,
+}
+
+impl Pace {
+    fn options(self) -> PublisherOptions {
+        let common = PublisherOptions { delivery_timeout: None, ..PublisherOptions::default() };
+        match self {
+            Self::Batches => PublisherOptions { linger: Duration::from_millis(1), ..common },
+            Self::Alone => {
+                PublisherOptions { linger: Duration::ZERO, batch_records: 1, ..common }
+            }
+        }
+    }
 }
 
 impl Relay {
     /// Relays until cancelled. Errors are retried for ever, and show in health.
     pub(crate) async fn run(self, cancel: CancellationToken) {
         let mut failures: u32 = 0;
+        let mut alone_until: Option<Instant> = None;
         while !cancel.is_cancelled() {
-            match self.turn(&cancel).await {
-                Ok(()) => failures = 0,
-                Err(RelayError::LeaseLost | RelayError::Refused) => {}
+            match self.turn(&cancel, alone_until).await {
+                Ok(()) => {
+                    failures = 0;
+                    alone_until = None;
+                    continue;
+                }
+                Err(RelayError::LeaseLost) => {}
+                Err(RelayError::Refused | RelayError::RefusedTogether) => {
+                    alone_until = Some(Instant::now() + ALONE_FOR);
+                }
                 Err(error) => {
                     failures += 1;
                     if self.health.set("outbox", error.to_string()) {
@@ -77,27 +113,26 @@ impl Relay {
         }
     }
 
-    /// One connection and one producer, for as long as nothing goes wrong.
-    async fn turn(&self, cancel: &CancellationToken) -> Result<(), RelayError> {
+    /// One connection and one producer, for as long as nothing goes wrong; until `alone_until` each
+    /// row by itself.
+    async fn turn(
+        &self,
+        cancel: &CancellationToken,
+        alone_until: Option<Instant>,
+    ) -> Result<(), RelayError> {
+        let pace = if alone_until.is_some() { Pace::Alone } else { Pace::Batches };
         let mut connection = connect(&self.database, "idempotent-consumer relay").await?;
         // Whatever waits longer than the lease is no longer ours to decide.
         let limit = session_sql(LEASE / 3, LEASE / 2);
         sqlx::raw_sql(sqlx::AssertSqlSafe(limit)).execute(&mut connection).await?;
         let (sender, mut deliveries) = unbounded_channel();
-        let options = PublisherOptions {
-            delivery_timeout: None,
-            linger: Duration::ZERO,
-            // So that a refusal is of this record and no other.
-            batch_records: 1,
-            ..PublisherOptions::default()
-        };
-        let publisher = Publisher::new(&self.kafka, &options, move |delivery| {
+        let publisher = Publisher::new(&self.kafka, &pace.options(), move |delivery| {
             // Nobody listens any more once this turn is over.
             let _ = sender.send(delivery);
         })
         .map_err(|error| RelayError::Kafka(error.to_string()))?;
         let mut leased_at: Option<Instant> = None;
-        while !cancel.is_cancelled() {
+        while !cancel.is_cancelled() && alone_until.is_none_or(|until| Instant::now() < until) {
             if leased_at.is_none_or(|at| at.elapsed() > RENEW_AFTER) {
                 let taken =
                     outbox::take_lease(&mut connection, &self.holder, LEASE.as_secs_f64()).await?;
@@ -115,7 +150,8 @@ impl Relay {
                 continue;
             }
             let mut round = Round::new(rows);
-            let publishing = Publishing { publisher: &publisher, deliveries: &mut deliveries };
+            let publishing =
+                Publishing { publisher: &publisher, pace, deliveries: &mut deliveries };
             self.publish(&mut connection, publishing, &mut round, cancel, &mut leased_at).await?;
         }
         outbox::give_lease_back(&mut connection, &self.holder).await?;
@@ -131,7 +167,7 @@ impl Relay {
         cancel: &CancellationToken,
         leased_at: &mut Option<Instant>,
     ) -> Result<(), RelayError> {
-        let Publishing { publisher, deliveries } = publishing;
+        let Publishing { publisher, pace, deliveries } = publishing;
         let mut ended: Vec<(i64, Result<(), DeliveryError>)> = Vec::new();
         let mut heard_at = Instant::now();
         let mut stalled = None;
@@ -177,10 +213,14 @@ impl Relay {
         metrics::counter!("idempotent_consumer_outbox_published_total")
             .increment(acknowledged.len() as u64);
         let mut unconfirmed = stalled;
-        let mut refused = false;
+        let (mut refused, mut together) = (false, false);
         for (id, outcome) in ended {
             match outcome {
                 Ok(()) => {}
+                Err(DeliveryError::Refused { reason, .. }) if pace == Pace::Batches => {
+                    tracing::debug!(id, reason, "refused with others, will be sent by itself");
+                    together = true;
+                }
                 Err(DeliveryError::Refused { too_large, reason }) => {
                     let may_omit = round.row(id).is_some_and(|row| row.may_omit_value);
                     refused |= !too_large;
@@ -200,6 +240,8 @@ impl Relay {
             }
         }
         match unconfirmed {
+            // Also if others have no answer: what is refused would be refused again.
+            _ if together => Err(RelayError::RefusedTogether),
             Some(reason) => Err(RelayError::Kafka(reason)),
             None if refused => Err(RelayError::Refused),
             None => Ok(()),
@@ -210,6 +252,7 @@ impl Relay {
 /// The producer, and where it tells what became of records.
 struct Publishing<'a> {
     publisher: &'a Publisher,
+    pace: Pace,
     deliveries: &'a mut UnboundedReceiver<Delivery>,
 }
 

@@ -299,6 +299,31 @@ fn a_dead_letter_that_its_topic_is_too_small_for_goes_without_its_value() {
     world.audit();
 }
 
+/// Kafka refuses a request of many for its size, or all of them for one: none of them is too large
+/// for that, and each goes out once.
+#[test]
+fn dead_letters_that_are_too_large_only_together_all_arrive_with_their_values() {
+    let world = World::of(Place::on(local_stack::shared(), "small_together"));
+    world.create_topic_with(&world.topic, 1, &[]);
+    world.create_topic_with(&world.dlq_topic, 1, &[("max.message.bytes", "20000")]);
+    // Of one key one is under way at a time: these have a key each.
+    let large = with_value(event(0, &placed(0, "c-0", 1)), &noise(100_000));
+    let small: Vec<Event> = (1..120)
+        .map(|n| with_value(event(n, &placed(n, &format!("c-{n}"), 1)), &noise(2000)))
+        .collect();
+    let sent = [&[large], &*small].concat();
+    let places = world.send(&sent);
+    let summary = world.drain(&[]);
+    assert_eq!(summary["dead_lettered"], 120);
+    let copies = world.dead_letter_topic();
+    assert_eq!(copies.len(), 120);
+    for (number, (event, at)) in sent.iter().zip(places).enumerate() {
+        let copy = copies.iter().find(|copy| is_of(copy, at)).unwrap();
+        check_copy(&world, event, at, copy, number == 0);
+    }
+    world.audit();
+}
+
 #[test]
 fn timestamps_of_any_size_hinder_nothing() {
     let world = World::of(Place::on(local_stack::shared(), "timestamps"));
