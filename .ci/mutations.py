@@ -188,6 +188,14 @@ MUTATIONS = [
         (ENGINE_TESTS, "a_death_charges_one_message_of_all_partitions"),
     ),
     Mutation(
+        "refused-together-judged-alone",
+        "each row of a refused request counts as refused",
+        [(ENGINE + "relay.rs",
+          "if pace == Pace::Batches => {",
+          "if pace == Pace::Batches && reason.is_empty() => {")],
+        (CONSUMER_TESTS, "dead_letters_that_are_too_large_only_together_all_arrive_with_their_values"),
+    ),
+    Mutation(
         "durability-left-to-the-database",
         "sessions keep synchronous_commit = off where the database has it",
         [(ENGINE + "store/connect.rs",

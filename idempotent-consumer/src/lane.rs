@@ -474,12 +474,14 @@ async fn within<T>(asked: impl Future<Output = Result<T, sqlx::Error>>) -> Resul
 }
 
 /// Ends a transaction that was given up, before anything is waited for: its locks stand in the way
-/// of others. `None` if the connection does not answer.
+/// of others. `None` if the connection does not answer, or is in a transaction after all.
 async fn rolled_back(mut connection: PgConnection) -> Option<PgConnection> {
-    // The client library sends its queued ROLLBACK before the next thing it is asked.
-    let ping = sqlx::Connection::ping(&mut connection);
-    match tokio::time::timeout(Duration::from_secs(5), ping).await {
-        Ok(Ok(())) => Some(connection),
+    // The client library sends its queued ROLLBACK before the next thing it is asked. It queues none
+    // if the statements that open a transaction failed, also when BEGIN itself had not. A session in
+    // a failed transaction answers a ping, but no query.
+    let query = sqlx::raw_sql("SELECT").execute(&mut connection);
+    match tokio::time::timeout(Duration::from_secs(5), query).await {
+        Ok(Ok(_)) => Some(connection),
         _ => None,
     }
 }

@@ -50,6 +50,39 @@ fn an_offset_is_never_committed_before_its_transaction() {
     world.audit();
 }
 
+/// Several statements in one open a transaction. Cancelled among them, the session is in a failed
+/// transaction that the client library knows nothing of, and never gets out of it by itself.
+#[test]
+fn statements_that_are_cancelled_at_any_moment_leave_no_lane_in_a_failed_transaction() {
+    let world = World::new("cancelled", 2);
+    let mut consumer = Consumer::start(&world, &["--batch-size", "5"]);
+    consumer.wait_ready();
+    world.send(&orders(0, 2000, 20));
+    wait(async {
+        let mut connection = PgConnection::connect(&world.database_url).await.unwrap();
+        let mut cancelled = 0;
+        while cancelled < 1000 {
+            let active = sqlx::query_scalar::<_, i64>(
+                "SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity
+                  WHERE datname = current_database() AND state = 'active'
+                    AND application_name LIKE 'idempotent-consumer lane %'",
+            );
+            cancelled += active.fetch_one(&mut connection).await.unwrap();
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            let done = "SELECT coalesce(sum(next_offset), 0)::bigint FROM partition_progress";
+            let done: i64 = sqlx::query_scalar(done).fetch_one(&mut connection).await.unwrap();
+            if done == 2000 {
+                break;
+            }
+        }
+        assert!(cancelled > 100, "{cancelled} statements were in the way");
+    });
+    world.wait_consumed();
+    eventually("the retry queue is empty", || world.number("SELECT count(*) FROM retry_queue") == 0);
+    consumer.stop();
+    world.audit();
+}
+
 #[test]
 fn an_id_that_is_claimed_meanwhile_with_other_content_is_a_conflict() {
     let world = World::new("claimed_meanwhile", 2);
