@@ -28,7 +28,7 @@ use crate::message::{MessageId, Record};
 use crate::outcome::{Candidate, Content, Standing, Verdict, claims, conflict_claims, judge};
 use crate::plan::Plan;
 use crate::redrive::Ticket;
-use crate::store::batch::{Committed, Counts, Ends, LaneName, Opened};
+use crate::store::batch::{Claiming, Committed, Counts, Ends, LaneName, Opened};
 use crate::store::copies::Ended;
 use crate::store::retry_queue::{Changes, Due};
 
@@ -225,6 +225,7 @@ pub(crate) struct Setting<'a, H> {
     pub confirmation: Option<Confirmation>,
     pub dlq_topic: &'a str,
     pub begin_sql: &'a str,
+    pub claiming: &'a Claiming,
     /// The wait after so many failures of a message.
     pub retry_delay: &'a (dyn Fn(u32) -> Duration + Sync),
     pub handler_timeout: Duration,
@@ -257,7 +258,7 @@ pub(crate) async fn run_piece<H: Handler>(
         }
     }
     let Present { candidates, offsets, .. } = &present;
-    let mut claimed = opened.claim(&claims(candidates), candidates, offsets).await?;
+    let mut claimed = opened.claim(&claims(candidates), candidates, offsets, setting.claiming).await?;
     failpoint("consumer.after_claim");
     let is_redriven = |at: &usize| redriven.number(present.indices[*at]).is_some();
     claimed.result.redriven = (0..present.indices.len()).filter(is_redriven).collect();
@@ -418,7 +419,7 @@ pub(crate) async fn run_empty(
     offset: Option<i64>,
 ) -> Result<Committed, PieceError> {
     let opened = Opened::begin(connection, lane, begin_sql, expected_next).await?;
-    let claimed = opened.claim(&[], &[], &[]).await?;
+    let claimed = opened.claim(&[], &[], &[], &Claiming::default()).await?;
     let counts = Counts::default();
     let ends = Ends {
         rejected: Vec::new(),

@@ -25,6 +25,7 @@ use crate::lane::Lane;
 use crate::purge::{self, PurgeError};
 use crate::relay::Relay;
 use crate::shared::{Shared, Totals};
+use crate::store::batch::Claiming;
 use crate::store::scope::Scope;
 use crate::store::{migrate, position, retry_queue, scope};
 use crate::watchdog::Watchdog;
@@ -194,6 +195,7 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Engine<H, D> {
             commands,
             process,
             totals: Totals::new(),
+            claiming: Claiming::default(),
             stop: stop.child_token(),
             failure: Mutex::new(None),
         });

@@ -10,12 +10,13 @@ compile_error!(
 );
 
 /// Every point of the consumer, in the order in which a message meets them.
-pub const CONSUMER: [&str; 19] = [
+pub const CONSUMER: [&str; 20] = [
     "owner.on_assign",
     "consumer.before_take_over",
     "consumer.after_take_over",
     "consumer.before_begin",
     "consumer.after_begin",
+    "consumer.inside_copy",
     "consumer.after_claim",
     "consumer.before_effects",
     "consumer.after_effects",

@@ -300,6 +300,7 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
                     confirmation: (!confirmed).then(|| shared.identity.as_of_now()),
                     dlq_topic: &shared.config.dlq_topic,
                     begin_sql: &shared.begin_sql,
+                    claiming: &shared.claiming,
                     retry_delay: &|attempts| delay(&shared.config.retry_backoff, attempts),
                     handler_timeout: shared.config.handler_timeout,
                     check_dead_letters: &|counts| {

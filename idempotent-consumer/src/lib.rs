@@ -84,6 +84,7 @@ mod batch;
 #[cfg(feature = "cli")]
 pub mod cli;
 mod config;
+pub mod copy;
 mod deferral;
 mod engine;
 #[doc(hidden)]
@@ -103,6 +104,7 @@ pub mod redrive;
 mod relay;
 pub mod retries;
 mod retry;
+mod seen;
 mod shared;
 mod start;
 mod store;

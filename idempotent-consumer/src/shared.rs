@@ -14,7 +14,7 @@ use crate::health::Health;
 use crate::kafka::facts::Facts;
 use crate::kafka::identity::TopicIdentity;
 use crate::kafka::owner::Command;
-use crate::store::batch::Counts;
+use crate::store::batch::{Claiming, Counts};
 use crate::watchdog::Watchdog;
 
 /// Shared by all lanes of an engine.
@@ -37,6 +37,7 @@ pub(crate) struct Shared<H, D> {
     /// Unique to this process and run.
     pub process: String,
     pub totals: Totals,
+    pub claiming: Claiming,
     /// Fires when the engine has to stop, with or without a reason in `failure`.
     pub stop: CancellationToken,
     pub failure: Mutex<Option<(String, String)>>,

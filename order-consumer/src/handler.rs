@@ -3,20 +3,32 @@
 //! A batch takes four statements at most, whatever its size: read the orders it names, insert the
 //! new ones, update the changed ones, add to the totals. What happens in between is a pure
 //! function over the events in their order.
+//!
+//! A batch of some size is first taken for what it nearly always is: orders that are placed in it
+//! are new. Those are not read, and go in by COPY. If one of them was there, nothing is written,
+//! and the batch is done again with all of them read.
 
-use std::collections::{BTreeMap, HashMap};
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
+use idempotent_consumer::copy::{BinaryRows, Optimism, insert_new};
 use idempotent_consumer::failure::FailureClass;
 use idempotent_consumer::{Answer, Context, Handler, HandlerError, Message};
-use order_events::{OrderContent, OrderEvent, Rejection, Status};
+use order_events::{Item, OrderContent, OrderEvent, Rejection, Status};
+use serde::Serialize;
 use sqlx::types::Json;
 use sqlx::types::time::OffsetDateTime;
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
+/// From so many events on, COPY costs less than what it takes to try it.
+const COPY_FROM: usize = 32;
+
 /// Applies order events.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct OrderHandler;
+#[derive(Debug, Default)]
+pub struct OrderHandler {
+    optimism: Optimism,
+}
 
 impl Handler for OrderHandler {
     type Body = OrderEvent;
@@ -27,28 +39,42 @@ impl Handler for OrderHandler {
         batch: &[&Message<OrderEvent>],
     ) -> Result<Vec<Answer>, HandlerError> {
         let connection = context.connection();
-        let mut effects =
-            Effects { orders: read_orders(connection, batch).await?, ..Effects::default() };
-        let answers = batch
-            .iter()
-            .map(|message| match effects.apply(&message.body, message.id.0) {
-                Ok(()) => Answer::Applied,
-                Err(rejection) => Answer::rejected(rejection.code(), rejection.to_string()),
-            })
-            .collect();
-        effects.write(connection).await?;
+        if batch.len() >= COPY_FROM && self.optimism.is_due() {
+            let known = read_orders(connection, not_placed_here(batch)).await?;
+            let (effects, answers) = Effects::of(known, batch);
+            let inserted = copy_orders(connection, &effects.changed(Change::Inserted)).await?;
+            if self.optimism.learns(inserted) {
+                effects.write_changes(connection).await?;
+                return Ok(answers);
+            }
+        }
+        let ids = batch.iter().map(|message| message.body.order_id()).collect();
+        let (effects, answers) = Effects::of(read_orders(connection, ids).await?, batch);
+        insert_orders(connection, &effects.changed(Change::Inserted)).await?;
+        effects.write_changes(connection).await?;
         Ok(answers)
     }
 }
 
+/// The orders of a batch whose first event in it is not that they are placed.
+fn not_placed_here(batch: &[&Message<OrderEvent>]) -> Vec<Uuid> {
+    let mut met = HashSet::with_capacity(batch.len());
+    batch
+        .iter()
+        .map(|message| &message.body)
+        .filter(|event| met.insert(event.order_id()) && !matches!(event, OrderEvent::Placed(_)))
+        .map(OrderEvent::order_id)
+        .collect()
+}
+
 /// An order as the batch leaves it.
 #[derive(Clone, Debug, PartialEq)]
-struct Order {
-    customer_id: String,
+struct Order<'b> {
+    customer_id: Cow<'b, str>,
     status: Status,
-    currency: String,
+    currency: Cow<'b, str>,
     total_cents: i64,
-    items: serde_json::Value,
+    items: Items<'b>,
     placed_at: OffsetDateTime,
     last_message_id: Uuid,
     change: Change,
@@ -61,17 +87,65 @@ enum Change {
     Inserted,
 }
 
-/// What a batch does, before it is written.
-#[derive(Debug, Default)]
-struct Effects {
-    orders: HashMap<Uuid, Order>,
-    /// Orders and cents to add, by customer and currency; in order, so that two transactions
-    /// lock the same rows in the same order.
-    totals: BTreeMap<(String, String), (i64, i64)>,
+/// The items of an event, or as the column has them.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+enum Items<'b> {
+    Said(Vec<Line<'b>>),
+    Stored(serde_json::Value),
 }
 
-impl Effects {
-    fn apply(&mut self, event: &OrderEvent, message_id: Uuid) -> Result<(), Rejection> {
+/// An item as the column has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+struct Line<'b> {
+    sku: &'b str,
+    quantity: u32,
+    unit_price_cents: i64,
+}
+
+impl<'b> From<&'b Item> for Line<'b> {
+    fn from(item: &'b Item) -> Self {
+        let unit_price_cents = item.unit_price().get();
+        Self { sku: item.sku().as_str(), quantity: item.quantity(), unit_price_cents }
+    }
+}
+
+fn lines_of(content: &OrderContent) -> Vec<Line<'_>> {
+    content.items().iter().map(Line::from).collect()
+}
+
+/// The items as the column holds them.
+pub(crate) fn items_of(content: &OrderContent) -> serde_json::Value {
+    serde_json::json!(lines_of(content))
+}
+
+/// What a batch does, before it is written.
+#[derive(Debug, Default)]
+struct Effects<'b> {
+    orders: HashMap<Uuid, Order<'b>>,
+    /// Orders and cents to add, by customer and currency; in order, so that two transactions
+    /// lock the same rows in the same order.
+    totals: BTreeMap<(Cow<'b, str>, Cow<'b, str>), (i64, i64)>,
+}
+
+impl<'b> Effects<'b> {
+    /// What a batch does to these orders, and the answer to each of its events.
+    fn of(
+        orders: HashMap<Uuid, Order<'b>>,
+        batch: &[&'b Message<OrderEvent>],
+    ) -> (Self, Vec<Answer>) {
+        let mut effects = Self { orders, ..Self::default() };
+        let answers = batch
+            .iter()
+            .map(|message| match effects.apply(&message.body, message.id.0) {
+                Ok(()) => Answer::Applied,
+                Err(rejection) => Answer::rejected(rejection.code(), rejection.to_string()),
+            })
+            .collect();
+        (effects, answers)
+    }
+
+    fn apply(&mut self, event: &'b OrderEvent, message_id: Uuid) -> Result<(), Rejection> {
         let current = self.orders.get(&event.order_id());
         if current.is_some_and(|order| order.customer_id != event.customer_id().as_str()) {
             return Err(Rejection::CustomerMismatch);
@@ -104,7 +178,7 @@ impl Effects {
         Ok(())
     }
 
-    fn add_to_total(&mut self, order: &Order, sign: i64) {
+    fn add_to_total(&mut self, order: &Order<'b>, sign: i64) {
         let key = (order.customer_id.clone(), order.currency.clone());
         let total = self.totals.entry(key).or_default();
         total.0 += sign;
@@ -112,28 +186,33 @@ impl Effects {
         total.1 = total.1.saturating_add(sign * order.total_cents);
     }
 
-    async fn write(self, connection: &mut PgConnection) -> Result<(), HandlerError> {
-        let changed = |change| {
-            let mut orders: Vec<(&Uuid, &Order)> =
-                self.orders.iter().filter(|(_, order)| order.change == change).collect();
-            orders.sort_by_key(|(id, _)| **id);
-            orders
-        };
-        insert_orders(connection, &changed(Change::Inserted)).await?;
-        update_orders(connection, &changed(Change::Updated)).await?;
-        add_totals(connection, &self.totals).await?;
-        Ok(())
+    /// The orders with this change, sorted.
+    fn changed(&self, change: Change) -> Vec<(Uuid, &Order<'b>)> {
+        let mut orders: Vec<(Uuid, &Order<'b>)> = self
+            .orders
+            .iter()
+            .filter(|(_, order)| order.change == change)
+            .map(|(id, order)| (*id, order))
+            .collect();
+        orders.sort_unstable_by_key(|(id, _)| *id);
+        orders
+    }
+
+    /// Writes everything but the new orders.
+    async fn write_changes(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+        update_orders(connection, &self.changed(Change::Updated)).await?;
+        add_totals(connection, &self.totals).await
     }
 }
 
-impl Order {
-    fn of(content: &OrderContent, status: Status, message_id: Uuid, change: Change) -> Self {
+impl<'b> Order<'b> {
+    fn of(content: &'b OrderContent, status: Status, message_id: Uuid, change: Change) -> Self {
         Self {
-            customer_id: content.customer_id().as_str().to_owned(),
+            customer_id: content.customer_id().as_str().into(),
             status,
-            currency: content.currency().as_str().to_owned(),
+            currency: content.currency().as_str().into(),
             total_cents: content.total().get(),
-            items: items_of(content),
+            items: Items::Said(lines_of(content)),
             placed_at: content.placed_at(),
             last_message_id: message_id,
             change,
@@ -149,23 +228,11 @@ impl Order {
         self.currency == content.currency().as_str()
             && self.total_cents == content.total().get()
             && stored_micros(self.placed_at) == stored_micros(content.placed_at())
-            && self.items == items_of(content)
+            && match &self.items {
+                Items::Said(lines) => *lines == lines_of(content),
+                Items::Stored(items) => *items == items_of(content),
+            }
     }
-}
-
-/// The items as the column holds them.
-pub(crate) fn items_of(content: &OrderContent) -> serde_json::Value {
-    content
-        .items()
-        .iter()
-        .map(|item| {
-            serde_json::json!({
-                "sku": item.sku().as_str(),
-                "quantity": item.quantity(),
-                "unit_price_cents": item.unit_price().get(),
-            })
-        })
-        .collect()
 }
 
 /// Microseconds since 2000, all that the database keeps of a time.
@@ -174,11 +241,13 @@ pub(crate) fn stored_micros(time: OffsetDateTime) -> i128 {
     (time - POSTGRES_EPOCH).whole_microseconds()
 }
 
-async fn read_orders(
+async fn read_orders<'b>(
     connection: &mut PgConnection,
-    batch: &[&Message<OrderEvent>],
-) -> Result<HashMap<Uuid, Order>, sqlx::Error> {
-    let ids: Vec<Uuid> = batch.iter().map(|message| message.body.order_id()).collect();
+    ids: Vec<Uuid>,
+) -> Result<HashMap<Uuid, Order<'b>>, sqlx::Error> {
+    if ids.is_empty() {
+        return Ok(HashMap::new());
+    }
     let rows = sqlx::query(
         r"
         SELECT order_id, customer_id, status, currency, total_cents, items, placed_at,
@@ -197,12 +266,12 @@ async fn read_orders(
             let Json(items) = row.try_get("items")?;
             let status: String = row.try_get("status")?;
             let order = Order {
-                customer_id: row.try_get("customer_id")?,
+                customer_id: Cow::Owned(row.try_get("customer_id")?),
                 status: Status::from_name(&status)
                     .ok_or_else(|| sqlx::Error::Decode(format!("orders.status {status}").into()))?,
-                currency: row.try_get("currency")?,
+                currency: Cow::Owned(row.try_get("currency")?),
                 total_cents: row.try_get("total_cents")?,
-                items,
+                items: Items::Stored(items),
                 placed_at: row.try_get("placed_at")?,
                 last_message_id: row.try_get("last_message_id")?,
                 change: Change::None,
@@ -212,9 +281,34 @@ async fn read_orders(
         .collect()
 }
 
+/// Inserts orders unless one of them exists. `false` if one does: nothing is inserted then.
+async fn copy_orders(
+    connection: &mut PgConnection,
+    orders: &[(Uuid, &Order<'_>)],
+) -> Result<bool, sqlx::Error> {
+    if orders.is_empty() {
+        return Ok(true);
+    }
+    let mut rows = BinaryRows::of_columns(8);
+    for (id, order) in orders {
+        rows.row()
+            .value(*id)?
+            .value(&*order.customer_id)?
+            .value(order.status.as_str())?
+            .value(&*order.currency)?
+            .value(order.total_cents)?
+            .value(Json(&order.items))?
+            .value(order.placed_at)?
+            .value(order.last_message_id)?;
+    }
+    let into = "orders (order_id, customer_id, status, currency, total_cents, items, placed_at,
+                        last_message_id)";
+    insert_new(connection, into, rows).await
+}
+
 async fn insert_orders(
     connection: &mut PgConnection,
-    orders: &[(&Uuid, &Order)],
+    orders: &[(Uuid, &Order<'_>)],
 ) -> Result<(), HandlerError> {
     if orders.is_empty() {
         return Ok(());
@@ -230,12 +324,12 @@ async fn insert_orders(
             ON CONFLICT (order_id) DO NOTHING
         ",
     )
-    .bind(orders.iter().map(|(id, _)| **id).collect::<Vec<_>>())
-    .bind(orders.iter().map(|(_, o)| o.customer_id.as_str()).collect::<Vec<_>>())
+    .bind(orders.iter().map(|(id, _)| *id).collect::<Vec<_>>())
+    .bind(orders.iter().map(|(_, o)| &*o.customer_id).collect::<Vec<_>>())
     .bind(orders.iter().map(|(_, o)| o.status.as_str()).collect::<Vec<_>>())
-    .bind(orders.iter().map(|(_, o)| o.currency.as_str()).collect::<Vec<_>>())
+    .bind(orders.iter().map(|(_, o)| &*o.currency).collect::<Vec<_>>())
     .bind(orders.iter().map(|(_, o)| o.total_cents).collect::<Vec<_>>())
-    .bind(orders.iter().map(|(_, o)| &o.items).collect::<Vec<_>>())
+    .bind(orders.iter().map(|(_, o)| Json(&o.items)).collect::<Vec<_>>())
     .bind(orders.iter().map(|(_, o)| o.placed_at).collect::<Vec<_>>())
     .bind(orders.iter().map(|(_, o)| o.last_message_id).collect::<Vec<_>>())
     .execute(connection)
@@ -254,7 +348,7 @@ async fn insert_orders(
 
 async fn update_orders(
     connection: &mut PgConnection,
-    orders: &[(&Uuid, &Order)],
+    orders: &[(Uuid, &Order<'_>)],
 ) -> Result<(), sqlx::Error> {
     if orders.is_empty() {
         return Ok(());
@@ -276,11 +370,11 @@ async fn update_orders(
          WHERE orders.order_id = changed.order_id
         ",
     )
-    .bind(orders.iter().map(|(id, _)| **id).collect::<Vec<_>>())
+    .bind(orders.iter().map(|(id, _)| *id).collect::<Vec<_>>())
     .bind(orders.iter().map(|(_, o)| o.status.as_str()).collect::<Vec<_>>())
-    .bind(orders.iter().map(|(_, o)| o.currency.as_str()).collect::<Vec<_>>())
+    .bind(orders.iter().map(|(_, o)| &*o.currency).collect::<Vec<_>>())
     .bind(orders.iter().map(|(_, o)| o.total_cents).collect::<Vec<_>>())
-    .bind(orders.iter().map(|(_, o)| &o.items).collect::<Vec<_>>())
+    .bind(orders.iter().map(|(_, o)| Json(&o.items)).collect::<Vec<_>>())
     .bind(orders.iter().map(|(_, o)| o.placed_at).collect::<Vec<_>>())
     .bind(orders.iter().map(|(_, o)| o.last_message_id).collect::<Vec<_>>())
     .execute(connection)
@@ -292,7 +386,7 @@ async fn update_orders(
 /// whether that was one batch or two.
 async fn add_totals(
     connection: &mut PgConnection,
-    totals: &BTreeMap<(String, String), (i64, i64)>,
+    totals: &BTreeMap<(Cow<'_, str>, Cow<'_, str>), (i64, i64)>,
 ) -> Result<(), sqlx::Error> {
     if totals.is_empty() {
         return Ok(());
@@ -307,8 +401,8 @@ async fn add_totals(
                spent_cents = customer_totals.spent_cents + excluded.spent_cents
         ",
     )
-    .bind(totals.keys().map(|(customer, _)| customer.as_str()).collect::<Vec<_>>())
-    .bind(totals.keys().map(|(_, currency)| currency.as_str()).collect::<Vec<_>>())
+    .bind(totals.keys().map(|(customer, _)| &**customer).collect::<Vec<_>>())
+    .bind(totals.keys().map(|(_, currency)| &**currency).collect::<Vec<_>>())
     .bind(totals.values().map(|(orders, _)| *orders).collect::<Vec<_>>())
     .bind(totals.values().map(|(_, cents)| *cents).collect::<Vec<_>>())
     .execute(connection)

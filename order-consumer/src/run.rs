@@ -169,7 +169,7 @@ pub(crate) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         );
     }
     let decoder = OrderDecoder { unknown_type: args.unknown_type };
-    let engine = Engine::with_decoder(config, OrderHandler, decoder, pool);
+    let engine = Engine::with_decoder(config, OrderHandler::default(), decoder, pool);
     let served = CancellationToken::new();
     let http = http::serve(args.listen, engine.health(), served.clone()).await?;
     let ended = engine.run(stop).await;

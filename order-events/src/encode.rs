@@ -152,7 +152,7 @@ impl<'a> Payload<'a> {
         Self::Content {
             order_id: content.order_id(),
             customer_id: content.customer_id(),
-            currency: content.currency(),
+            currency: *content.currency(),
             items: content.items(),
             placed_at: content.placed_at(),
         }

@@ -48,8 +48,8 @@ impl OrderContent {
     }
 
     /// The currency of all prices of the order.
-    pub fn currency(&self) -> Currency {
-        self.currency
+    pub fn currency(&self) -> &Currency {
+        &self.currency
     }
 
     /// The items, at least one.

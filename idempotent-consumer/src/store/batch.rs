@@ -2,6 +2,7 @@
 //! and a commit before the offset. Each step gives the next.
 
 use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
 
 use sqlx::{Connection, PgConnection, Postgres, Row, Transaction};
 use uuid::Uuid;
@@ -10,12 +11,24 @@ use super::copies::{self, Ended, Locked};
 use super::dead_letters::{self, NewDeadLetter};
 use super::outbox;
 use super::retry_queue::{self, Changes, Queued};
+use crate::copy::{BinaryRows, Optimism, insert_new};
 use crate::deferral::KeyHash;
 use crate::failpoint::failpoint;
 use crate::handler::{Context, Outgoing};
 use crate::message::{Fingerprint, MessageId};
 use crate::outcome::{Candidate, Claim, ClaimResult};
+use crate::seen::Seen;
 use crate::window::Memory;
+
+/// From so many claims on, COPY costs less than what it takes to try it.
+const COPY_FROM: usize = 32;
+
+/// What a process remembers of its claims, to take the cheapest way to the next ones.
+#[derive(Debug, Default)]
+pub(crate) struct Claiming {
+    seen: Mutex<Seen>,
+    optimism: Optimism,
+}
 
 /// Whose transaction it is.
 #[derive(Clone, Debug)]
@@ -156,36 +169,88 @@ impl<'c> Opened<'c> {
         Ok(holders(&mut self.transaction, &self.lane.group, ids).await?)
     }
 
-    /// Claims ids, sorted, and reads who holds those it did not win. Two statements, never one:
-    /// the snapshot of the first is older than the commit it waited for.
+    /// Claims ids, sorted, and reads who holds those it did not win.
     pub(crate) async fn claim(
         mut self,
         claims: &[Claim],
         batch: &[Candidate],
         offsets: &[i64],
+        claiming: &Claiming,
     ) -> Result<Claimed<'c>, BatchError> {
-        let result = self.insert_claims(claims, batch, offsets).await?;
+        let rows = self.rows_of(claims, batch, offsets);
+        let ids = rows.iter().map(|row| row.id);
+        let seen = claiming.seen.lock().unwrap_or_else(PoisonError::into_inner).note(ids);
+        let mut copied = None;
+        if rows.len() >= COPY_FROM && claiming.optimism.is_due() {
+            copied = self.copy_claims(&rows, &seen).await?;
+            claiming.optimism.learns(copied.is_some());
+        }
+        let result = match copied {
+            Some(result) => result,
+            None => self.insert_claims(&rows).await?,
+        };
         Ok(Claimed { opened: self, result })
     }
 
-    async fn insert_claims(
-        &mut self,
+    fn rows_of<'b>(
+        &self,
         claims: &[Claim],
-        batch: &[Candidate],
+        batch: &'b [Candidate],
         offsets: &[i64],
-    ) -> Result<ClaimResult, BatchError> {
-        let ids: Vec<Uuid> = claims.iter().map(|claim| claim.id.0).collect();
-        let claimed_offsets: Vec<i64> = claims.iter().map(|claim| offsets[claim.index]).collect();
-        let outcomes: Vec<&str> = claims.iter().map(|claim| claim.outcome.as_str()).collect();
-        let fingerprints: Vec<&[u8]> =
-            claims.iter().map(|claim| &batch[claim.index].fingerprint.0[..]).collect();
-        let batch_seqs: Vec<i64> = claims
-            .iter()
-            .map(|claim| {
-                let of_old_log = batch[claim.index].of_old_log;
-                if of_old_log { self.accepted_batch_seq } else { self.batch_seq }
-            })
-            .collect();
+    ) -> Vec<ClaimRow<'b>> {
+        let row = |claim: &Claim| {
+            let Candidate { fingerprint, of_old_log, .. } = &batch[claim.index];
+            ClaimRow {
+                id: claim.id.0,
+                offset: offsets[claim.index],
+                batch_seq: if *of_old_log { self.accepted_batch_seq } else { self.batch_seq },
+                outcome: claim.outcome.as_str(),
+                fingerprint: &fingerprint.0,
+            }
+        };
+        claims.iter().map(row).collect()
+    }
+
+    /// Claims what is probably nobody's by COPY, behind a look at the others, whose places are in
+    /// `seen`. `None` if somebody has claimed more than those: nothing is claimed then.
+    async fn copy_claims(
+        &mut self,
+        rows: &[ClaimRow<'_>],
+        seen: &[usize],
+    ) -> Result<Option<ClaimResult>, BatchError> {
+        let mut result = ClaimResult::default();
+        if !seen.is_empty() {
+            let ids: Vec<Uuid> = seen.iter().map(|at| rows[*at].id).collect();
+            result.held = holders(&mut self.transaction, &self.lane.group, &ids).await?;
+        }
+        let LaneName { group, topic, partition, .. } = &self.lane;
+        let mut copy = BinaryRows::of_columns(8);
+        for row in rows.iter().filter(|row| !result.held.contains_key(&MessageId(row.id))) {
+            copy.row()
+                .value(row.id)?
+                .value(row.offset)?
+                .value(row.batch_seq)?
+                .value(partition)?
+                .value(group)?
+                .value(topic)?
+                .value(row.outcome)?
+                .value(row.fingerprint)?;
+            result.won.insert(MessageId(row.id));
+        }
+        if result.won.is_empty() {
+            return Ok(Some(result));
+        }
+        let into = r#"processed_messages
+            (message_id, "offset", batch_seq, partition, consumer_group, topic, outcome, fingerprint)"#;
+        Ok(insert_new(&mut self.transaction, into, copy).await?.then_some(result))
+    }
+
+    /// Two statements, never one: the snapshot of the first is older than the commit it waited for.
+    async fn insert_claims(&mut self, rows: &[ClaimRow<'_>]) -> Result<ClaimResult, BatchError> {
+        if rows.is_empty() {
+            return Ok(ClaimResult::default());
+        }
+        let ids: Vec<Uuid> = rows.iter().map(|row| row.id).collect();
         let won: Vec<Uuid> = sqlx::query_scalar(
             r#"
             INSERT INTO processed_messages
@@ -198,10 +263,10 @@ impl<'c> Opened<'c> {
             "#,
         )
         .bind(&ids)
-        .bind(&claimed_offsets)
-        .bind(&outcomes)
-        .bind(&fingerprints)
-        .bind(&batch_seqs)
+        .bind(rows.iter().map(|row| row.offset).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.outcome).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.fingerprint).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.batch_seq).collect::<Vec<_>>())
         .bind(self.lane.partition)
         .bind(&self.lane.group)
         .bind(&self.lane.topic)
@@ -217,6 +282,15 @@ impl<'c> Opened<'c> {
         result.held = holders(&mut self.transaction, &self.lane.group, &lost).await?;
         Ok(result)
     }
+}
+
+/// A claim as `processed_messages` has it.
+struct ClaimRow<'b> {
+    id: Uuid,
+    offset: i64,
+    batch_seq: i64,
+    outcome: &'static str,
+    fingerprint: &'b [u8],
 }
 
 async fn holders(
@@ -288,7 +362,8 @@ impl<'c> Claimed<'c> {
         if claims.is_empty() {
             return Ok(std::collections::HashSet::new());
         }
-        Ok(self.opened.insert_claims(claims, batch, offsets).await?.won)
+        let rows = self.opened.rows_of(claims, batch, offsets);
+        Ok(self.opened.insert_claims(&rows).await?.won)
     }
 
     /// The database's clock when the transaction began, in milliseconds since 1970.

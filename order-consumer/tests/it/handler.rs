@@ -56,15 +56,16 @@ async fn the_order_handler_keeps_the_contract_whatever_orders_do() {
         .await
         .unwrap();
     let mut runner = TestRunner::deterministic();
+    let handler = OrderHandler::default();
     let (mut applied, mut rejected) = (0, 0);
     for _ in 0..40 {
-        let batch = prop::collection::vec(events(), 1..40).new_tree(&mut runner).unwrap().current();
+        let batch = prop::collection::vec(events(), 1..80).new_tree(&mut runner).unwrap().current();
         let messages: Vec<Message<OrderEvent>> = batch
             .into_iter()
             .zip(1_u128..)
             .map(|(event, id)| test_kit::message(Uuid::from_u128(id), event))
             .collect();
-        let answers = test_kit::check(&OrderHandler, &pool, &messages).await.unwrap();
+        let answers = test_kit::check(&handler, &pool, &messages).await.unwrap();
         for answer in answers {
             match answer {
                 Answer::Applied => applied += 1,

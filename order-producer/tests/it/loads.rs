@@ -120,7 +120,7 @@ fn the_same_seed_gives_the_same_payloads_apart_from_the_time_in_ids_and_timestam
     // What does not depend on when it was made: the tail of the order id, customer, items.
     let essence = |record: &Record| {
         let event = decode(&record.view()).unwrap().event;
-        let content = event.content().map(|c| (c.currency(), c.items().to_vec()));
+        let content = event.content().map(|c| (*c.currency(), c.items().to_vec()));
         (event.kind(), event.order_id().as_u64_pair().1, event.customer_id().clone(), content)
     };
     let load = |seed: &str| {

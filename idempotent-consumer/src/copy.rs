@@ -1,0 +1,168 @@
+//! New rows by binary COPY, the cheapest way into a table that PostgreSQL has. It knows no
+//! `ON CONFLICT`, so it is for rows that are probably new: the primary key judges, and where it
+//! objects, a savepoint makes the attempt undone and the caller takes the careful way.
+//!
+//! ```
+//! # use idempotent_consumer::copy::{BinaryRows, Optimism, insert_new};
+//! # async fn insert(connection: &mut sqlx::PgConnection, optimism: &Optimism) -> Result<(), sqlx::Error> {
+//! let mut rows = BinaryRows::of_columns(2);
+//! rows.row().value("a")?.value(500_i64)?;
+//! rows.row().value("b")?.value(700_i64)?;
+//! if optimism.is_due() && optimism.learns(insert_new(connection, "balances (account, cents)", rows).await?) {
+//!     return Ok(());
+//! }
+//! // … INSERT … ON CONFLICT …
+//! # Ok(())
+//! # }
+//! ```
+
+use std::sync::{Mutex, PoisonError};
+
+use sqlx::encode::{Encode, IsNull};
+use sqlx::postgres::PgArgumentBuffer;
+use sqlx::{Connection as _, PgConnection, Postgres};
+
+use crate::failpoint::failpoint;
+
+/// Attempts that are passed over after failures in a row, at most.
+const MAX_PAUSE: u32 = 64;
+
+/// Rows in PostgreSQL's binary COPY format, see
+/// [its documentation](https://www.postgresql.org/docs/current/sql-copy.html).
+#[derive(Debug)]
+pub struct BinaryRows {
+    data: PgArgumentBuffer,
+    columns: i16,
+}
+
+impl BinaryRows {
+    /// No rows yet. Each row is to be given as many values as there are columns.
+    pub fn of_columns(columns: i16) -> Self {
+        let mut data = PgArgumentBuffer::default();
+        // The signature, no flags, no header extension.
+        data.extend_from_slice(b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0");
+        Self { data, columns }
+    }
+
+    /// Begins a row.
+    pub fn row(&mut self) -> &mut Self {
+        self.data.extend_from_slice(&self.columns.to_be_bytes());
+        self
+    }
+
+    /// The row's next value. Its type has to be the column's: COPY converts nothing.
+    ///
+    /// # Errors
+    /// The value cannot be encoded, or has 2 GiB or more.
+    pub fn value<'q>(&mut self, value: impl Encode<'q, Postgres>) -> Result<&mut Self, sqlx::Error> {
+        let at = self.data.len();
+        self.data.extend_from_slice(&(-1_i32).to_be_bytes());
+        if let IsNull::No = value.encode(&mut self.data).map_err(sqlx::Error::Encode)? {
+            let size = self.data.len() - at - size_of::<i32>();
+            let size = i32::try_from(size).map_err(|error| sqlx::Error::Encode(error.into()))?;
+            self.data[at..at + size_of::<i32>()].copy_from_slice(&size.to_be_bytes());
+        }
+        Ok(self)
+    }
+}
+
+/// Inserts rows unless the table has one of them. `false` if it has: nothing was inserted then, and
+/// the transaction goes on. `into` is the table with its columns.
+///
+/// The connection has to be in a transaction.
+///
+/// # Errors
+/// Those of the database but a violated unique constraint.
+pub async fn insert_new(
+    connection: &mut PgConnection,
+    into: &str,
+    mut rows: BinaryRows,
+) -> Result<bool, sqlx::Error> {
+    // The end of the data.
+    rows.data.extend_from_slice(&(-1_i16).to_be_bytes());
+    let statement = format!("COPY {into} FROM STDIN (FORMAT binary)");
+    let mut savepoint = connection.begin().await?;
+    let copied = async {
+        let mut copy = savepoint.copy_in_raw(&statement).await?;
+        copy.send(rows.data.as_slice()).await?;
+        // The server waits for the rest, with its locks, however long that takes.
+        failpoint("consumer.inside_copy");
+        copy.finish().await
+    };
+    match copied.await {
+        Ok(_) => {
+            savepoint.commit().await?;
+            Ok(true)
+        }
+        Err(sqlx::Error::Database(error)) if error.is_unique_violation() => {
+            savepoint.rollback().await?;
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether to try the cheap way first. After failures in a row, 1, 2, 4, … 64 attempts are passed
+/// over.
+#[derive(Debug, Default)]
+pub struct Optimism {
+    state: Mutex<Wary>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Wary {
+    /// Attempts to pass over from now on.
+    passes: u32,
+    failures: u32,
+}
+
+impl Optimism {
+    /// Whether to try now.
+    pub fn is_due(&self) -> bool {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_due = state.passes == 0;
+        state.passes = state.passes.saturating_sub(1);
+        is_due
+    }
+
+    /// Learns whether an attempt succeeded, and returns that.
+    pub fn learns(&self, success: bool) -> bool {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        *state = if success {
+            Wary::default()
+        } else {
+            let passes = MAX_PAUSE.min(1 << state.failures.min(16));
+            Wary { passes, failures: state.failures.saturating_add(1) }
+        };
+        success
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn rows_are_as_the_format_has_them() {
+        let mut rows = BinaryRows::of_columns(2);
+        rows.row().value("ab").unwrap().value(None::<i64>).unwrap();
+        assert_eq!(
+            rows.data.as_slice(),
+            [&b"PGCOPY\n\xff\r\n\0"[..], &[0; 8], &[0, 2], &[0, 0, 0, 2], b"ab", &[0xff; 4]].concat()
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn of_attempts_that_all_fail_few_are_made_and_one_success_forgets_them(calls in 1_usize..2000) {
+            let optimism = Optimism::default();
+            let tried = (0..calls).filter(|_| optimism.is_due() && !optimism.learns(false)).count();
+            prop_assert!(tried <= 7 + calls / 64, "{tried} of {calls}");
+            prop_assert!(tried >= 1.max(calls / 65));
+            while !optimism.is_due() {}
+            optimism.learns(true);
+            prop_assert!(optimism.is_due());
+        }
+    }
+}
