@@ -50,8 +50,8 @@ MUTATIONS = [
         "claim-outside-the-transaction",
         "claims are committed on their own, before the effects",
         [(ENGINE + "store/batch.rs",
-          "        let result = self.insert_claims(claims, batch, offsets).await?;\n",
-          "        let result = self.insert_claims(claims, batch, offsets).await?;\n"
+          "            None => self.insert_claims(&rows).await?,\n        };\n",
+          "            None => self.insert_claims(&rows).await?,\n        };\n"
           "        sqlx::raw_sql(\"COMMIT; BEGIN\").execute(&mut *self.transaction).await?;\n"
           "        self.xact = sqlx::query_scalar(\"SELECT pg_current_xact_id()::text\")\n"
           "            .fetch_one(&mut *self.transaction)\n"
@@ -186,6 +186,31 @@ MUTATIONS = [
           "        let in_work = self.in_work(true, &shared.alone).await?;\n"
           "        let plan = Plan::new(vec![0], shared.config.max_attempts);\n")],
         (ENGINE_TESTS, "a_death_charges_one_message_of_all_partitions"),
+    ),
+    Mutation(
+        "claims-copied-whatever-was-there",
+        "a COPY of claims that met one that was there counts as won",
+        [(ENGINE + "store/batch.rs",
+          "        Ok(insert_new(&mut self.transaction, into, copy).await?.then_some(result))\n",
+          "        insert_new(&mut self.transaction, into, copy).await?;\n"
+          "        Ok(Some(result))\n")],
+        (CONSUMER_TESTS, "in_batches_of_any_size_duplicates_are_found_whether_they_were_seen_or_not"),
+    ),
+    Mutation(
+        "orders-copied-whatever-was-there",
+        "a COPY of orders that met one that was there counts as done",
+        [("order-consumer/src/handler.rs",
+          "            if self.optimism.learns(inserted) {\n",
+          "            if self.optimism.learns(inserted) || true {\n")],
+        (CONSUMER_TESTS, "the_order_handler_keeps_the_contract_whatever_orders_do"),
+    ),
+    Mutation(
+        "failed-transaction-kept",
+        "a session that cannot get out of a failed transaction is used on",
+        [(ENGINE + "lane.rs",
+          'sqlx::raw_sql("SELECT").execute',
+          'sqlx::raw_sql("").execute')],
+        (CONSUMER_TESTS, "statements_that_are_cancelled_at_any_moment_leave_no_lane_in_a_failed_transaction"),
     ),
     Mutation(
         "refused-together-judged-alone",

@@ -258,7 +258,8 @@ pub(crate) async fn run_piece<H: Handler>(
         }
     }
     let Present { candidates, offsets, .. } = &present;
-    let mut claimed = opened.claim(&claims(candidates), candidates, offsets, setting.claiming).await?;
+    let mut claimed =
+        opened.claim(&claims(candidates), candidates, offsets, setting.claiming).await?;
     failpoint("consumer.after_claim");
     let is_redriven = |at: &usize| redriven.number(present.indices[*at]).is_some();
     claimed.result.redriven = (0..present.indices.len()).filter(is_redriven).collect();

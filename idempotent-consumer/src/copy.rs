@@ -54,7 +54,10 @@ impl BinaryRows {
     ///
     /// # Errors
     /// The value cannot be encoded, or has 2 GiB or more.
-    pub fn value<'q>(&mut self, value: impl Encode<'q, Postgres>) -> Result<&mut Self, sqlx::Error> {
+    pub fn value<'q>(
+        &mut self,
+        value: impl Encode<'q, Postgres>,
+    ) -> Result<&mut Self, sqlx::Error> {
         let at = self.data.len();
         self.data.extend_from_slice(&(-1_i32).to_be_bytes());
         if let IsNull::No = value.encode(&mut self.data).map_err(sqlx::Error::Encode)? {
@@ -149,7 +152,8 @@ mod tests {
         rows.row().value("ab").unwrap().value(None::<i64>).unwrap();
         assert_eq!(
             rows.data.as_slice(),
-            [&b"PGCOPY\n\xff\r\n\0"[..], &[0; 8], &[0, 2], &[0, 0, 0, 2], b"ab", &[0xff; 4]].concat()
+            [&b"PGCOPY\n\xff\r\n\0"[..], &[0; 8], &[0, 2], &[0, 0, 0, 2], b"ab", &[0xff; 4]]
+                .concat()
         );
     }
 

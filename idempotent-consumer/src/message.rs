@@ -1,6 +1,7 @@
 //! The words of this library as types: a record as it lies in Kafka, its identity, its headers.
 
 use std::fmt;
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -50,7 +51,7 @@ impl fmt::Debug for Fingerprint {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct PartitionKey {
     /// Name of the topic.
-    pub topic: String,
+    pub topic: Arc<str>,
     /// Number of the partition.
     pub partition: i32,
 }
@@ -72,8 +73,16 @@ pub struct Headers {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct HeaderEntry {
-    name_len: usize,
-    value_len: Option<usize>,
+    name_len: u32,
+    /// `NULL` if the value is null.
+    value_len: u32,
+}
+
+/// No record of Kafka has so many bytes.
+const NULL: u32 = u32::MAX;
+
+fn len_of(bytes: &[u8]) -> u32 {
+    u32::try_from(bytes.len()).ok().filter(|len| *len < NULL).expect("a header of 4 GiB")
 }
 
 impl Headers {
@@ -82,14 +91,24 @@ impl Headers {
         Self::default()
     }
 
+    /// Forgets all headers and keeps the memory.
+    pub(crate) fn clear(&mut self) {
+        self.bytes.clear();
+        self.entries.clear();
+    }
+
     /// Appends a header; a name may repeat, a value may be null.
+    ///
+    /// # Panics
+    /// Name or value have 4 GiB, which no record can carry.
     pub fn push(&mut self, name: impl AsRef<[u8]>, value: Option<&[u8]>) {
         let name = name.as_ref();
         self.bytes.extend_from_slice(name);
         if let Some(value) = value {
             self.bytes.extend_from_slice(value);
         }
-        self.entries.push(HeaderEntry { name_len: name.len(), value_len: value.map(<[u8]>::len) });
+        self.entries
+            .push(HeaderEntry { name_len: len_of(name), value_len: value.map_or(NULL, len_of) });
     }
 
     /// The value of the last header of that name, without regard to ASCII case; `None` if there is
@@ -110,11 +129,11 @@ impl Headers {
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
         let mut at = 0;
         self.entries.iter().map(move |entry| {
-            let name = &self.bytes[at..at + entry.name_len];
-            at += entry.name_len;
-            let value = entry.value_len.map(|len| {
-                let value = &self.bytes[at..at + len];
-                at += len;
+            let name = &self.bytes[at..at + entry.name_len as usize];
+            at += name.len();
+            let value = (entry.value_len != NULL).then(|| {
+                let value = &self.bytes[at..at + entry.value_len as usize];
+                at += value.len();
                 value
             });
             (name, value)

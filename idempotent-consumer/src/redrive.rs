@@ -134,7 +134,7 @@ mod tests {
 
     fn record(headers: &[(&str, &str)]) -> Record {
         Record {
-            source: PartitionKey { topic: "t".to_owned(), partition: 0 },
+            source: PartitionKey { topic: "t".into(), partition: 0 },
             offset: 0,
             timestamp_ms: None,
             key: None,

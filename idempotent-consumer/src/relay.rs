@@ -75,9 +75,7 @@ impl Pace {
         let common = PublisherOptions { delivery_timeout: None, ..PublisherOptions::default() };
         match self {
             Self::Batches => PublisherOptions { linger: Duration::from_millis(1), ..common },
-            Self::Alone => {
-                PublisherOptions { linger: Duration::ZERO, batch_records: 1, ..common }
-            }
+            Self::Alone => PublisherOptions { linger: Duration::ZERO, batch_records: 1, ..common },
         }
     }
 }

@@ -41,7 +41,8 @@ impl Seen {
         }
         let hash = hash_of(id);
         let (at, mask) = (place_of(hash), mask_of(hash));
-        let holds = |block: &Block| block.iter().zip(&mask).all(|(word, bits)| word & bits == *bits);
+        let holds =
+            |block: &Block| block.iter().zip(&mask).all(|(word, bits)| word & bits == *bits);
         let block = &mut self.young[at];
         if holds(block) {
             return true;
@@ -95,8 +96,10 @@ mod tests {
 
     /// Ids of version 7 of one moment differ in their lower bits only; numbers in theirs.
     #[test]
-    fn few_new_ids_are_taken_for_known_ones_however_alike_they_are_and_a_generation_is_remembered() {
-        let of_one_moment = |n: u128| Uuid::from_u128((0x0190_0000_0000_7000_u128 << 64) | (n * 977));
+    fn few_new_ids_are_taken_for_known_ones_however_alike_they_are_and_a_generation_is_remembered()
+    {
+        let of_one_moment =
+            |n: u128| Uuid::from_u128((0x0190_0000_0000_7000_u128 << 64) | (n * 977));
         let numbered = |n: u128| Uuid::from_u128(n);
         let make: [&dyn Fn(u128) -> Uuid; 2] = [&of_one_moment, &numbered];
         for id in make {

@@ -43,7 +43,7 @@ pub enum Violation {
 /// A message with this body, as if it had been read from a topic called `test`.
 pub fn message<B>(id: Uuid, body: B) -> Message<B> {
     let record = Record {
-        source: PartitionKey { topic: "test".to_owned(), partition: 0 },
+        source: PartitionKey { topic: "test".into(), partition: 0 },
         offset: 0,
         timestamp_ms: None,
         key: None,

@@ -207,7 +207,7 @@ mod tests {
 
     fn record(offset: i64) -> Record {
         Record {
-            source: PartitionKey { topic: "orders".to_owned(), partition: 0 },
+            source: PartitionKey { topic: "orders".into(), partition: 0 },
             offset,
             timestamp_ms: None,
             key: None,

@@ -434,40 +434,46 @@ mod tests {
         }
     }
 
-    fn total(effects: &Effects, currency: &str) -> (i64, i64) {
-        effects.totals.get(&("c-1".to_owned(), currency.to_owned())).copied().unwrap_or_default()
+    fn total(effects: &Effects<'_>, currency: &str) -> (i64, i64) {
+        effects.totals.get(&("c-1".into(), currency.into())).copied().unwrap_or_default()
     }
 
     #[test]
     fn totals_follow_an_order_through_amendment_and_cancellation() {
+        let events = [
+            OrderEvent::Placed(content(1, "EUR", 2)),
+            OrderEvent::Amended(content(1, "EUR", 3)),
+            OrderEvent::Amended(content(1, "USD", 1)),
+            OrderEvent::Cancelled(change(1, "c-1")),
+        ];
         let mut effects = Effects::default();
-        let mut apply = |event| effects.apply(&event, Uuid::nil()).unwrap();
-        apply(OrderEvent::Placed(content(1, "EUR", 2)));
-        apply(OrderEvent::Amended(content(1, "EUR", 3)));
-        apply(OrderEvent::Amended(content(1, "USD", 1)));
+        for event in &events[..3] {
+            effects.apply(event, Uuid::nil()).unwrap();
+        }
         assert_eq!(total(&effects, "EUR"), (0, 0));
         assert_eq!(total(&effects, "USD"), (1, 450));
-        effects.apply(&OrderEvent::Cancelled(change(1, "c-1")), Uuid::nil()).unwrap();
+        effects.apply(&events[3], Uuid::nil()).unwrap();
         assert_eq!(total(&effects, "USD"), (0, 0));
     }
 
     #[test]
     fn an_equal_order_placed_again_has_no_effect_and_another_content_is_rejected() {
+        let [placed, again, other] =
+            [2, 2, 3].map(|quantity| OrderEvent::Placed(content(1, "EUR", quantity)));
         let mut effects = Effects::default();
-        effects.apply(&OrderEvent::Placed(content(1, "EUR", 2)), Uuid::nil()).unwrap();
-        let again = OrderEvent::Placed(content(1, "EUR", 2));
+        effects.apply(&placed, Uuid::nil()).unwrap();
         effects.apply(&again, Uuid::from_u128(7)).unwrap();
         assert_eq!(total(&effects, "EUR"), (1, 900));
         assert_eq!(effects.orders[&Uuid::from_u128(1)].last_message_id, Uuid::nil());
-        let other = OrderEvent::Placed(content(1, "EUR", 3));
         assert_eq!(effects.apply(&other, Uuid::nil()), Err(Rejection::OrderExists));
     }
 
     #[test]
     fn an_event_that_names_another_customer_is_rejected() {
-        let mut effects = Effects::default();
-        effects.apply(&OrderEvent::Placed(content(1, "EUR", 2)), Uuid::nil()).unwrap();
+        let placed = OrderEvent::Placed(content(1, "EUR", 2));
         let paid = OrderEvent::Paid(change(1, "c-2"));
+        let mut effects = Effects::default();
+        effects.apply(&placed, Uuid::nil()).unwrap();
         assert_eq!(effects.apply(&paid, Uuid::nil()), Err(Rejection::CustomerMismatch));
     }
 }

@@ -208,7 +208,7 @@ mod tests {
         headers.push("ce_type", Some(b"order.placed"));
         headers.push("odd \u{ff}", None);
         Record {
-            source: PartitionKey { topic: "t".to_owned(), partition: 1 },
+            source: PartitionKey { topic: "t".into(), partition: 1 },
             offset: 7,
             timestamp_ms: None,
             key: Some(b"c-1".to_vec()),

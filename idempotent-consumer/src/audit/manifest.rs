@@ -223,7 +223,7 @@ mod tests {
         headers.push("ce_id", Some(id.as_bytes()));
         headers.push("ce_source", Some(b"shop"));
         let record = Record {
-            source: PartitionKey { topic: "t".to_owned(), partition: 0 },
+            source: PartitionKey { topic: "t".into(), partition: 0 },
             offset,
             timestamp_ms: None,
             key: None,

@@ -23,7 +23,7 @@ struct History {
 fn seen(partition: i32, offset: i64, id: u8, content: u8) -> Seen {
     Seen {
         record: Record {
-            source: PartitionKey { topic: TOPIC.to_owned(), partition },
+            source: PartitionKey { topic: TOPIC.into(), partition },
             offset,
             timestamp_ms: None,
             key: None,

@@ -72,7 +72,7 @@ mod tests {
         for (offset, (partition, key, batch_seq)) in (0..).zip(applied) {
             let (id, fingerprint) = (MessageId(Uuid::nil()), Fingerprint([0; Fingerprint::LEN]));
             let record = Record {
-                source: PartitionKey { topic: "t".to_owned(), partition: *partition },
+                source: PartitionKey { topic: "t".into(), partition: *partition },
                 offset,
                 timestamp_ms: None,
                 key: key.map(|key| vec![key]),

@@ -1,6 +1,7 @@
 //! Reading stretches of a log as a bystander: no group is joined and no offset committed.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rdkafka::client::ClientContext;
@@ -13,7 +14,7 @@ use uuid::Uuid;
 
 use super::raw;
 use super::settings::KafkaSettings;
-use crate::message::{PartitionKey, Record};
+use crate::message::{Headers, PartitionKey, Record};
 
 /// Why a log could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -69,7 +70,7 @@ impl ConsumerContext for Quiet {}
 pub(crate) struct LogReader {
     consumer: BaseConsumer<Quiet>,
     servers: String,
-    topic: String,
+    topic: Arc<str>,
     patience: Duration,
 }
 
@@ -104,7 +105,7 @@ impl LogReader {
         Ok(Self {
             consumer,
             servers: settings.bootstrap_servers().to_owned(),
-            topic: topic.to_owned(),
+            topic: topic.into(),
             patience,
         })
     }
@@ -120,6 +121,7 @@ impl LogReader {
         }
         self.assign(stretch)?;
         let mut heard = Instant::now();
+        let mut scratch = Headers::new();
         let mut reason = "no answer".to_owned();
         loop {
             match self.consumer.poll(Duration::from_millis(100)) {
@@ -131,7 +133,7 @@ impl LogReader {
                     if message.offset() >= stretch.end {
                         return Ok(ControlFlow::Continue(()));
                     }
-                    if each(raw::record_of(&self.topic, &message)).is_break() {
+                    if each(raw::record_of(&self.topic, &message, &mut scratch)).is_break() {
                         return Ok(ControlFlow::Break(()));
                     }
                 }
@@ -191,6 +193,6 @@ impl LogReader {
     }
 
     fn source(&self, partition: i32) -> PartitionKey {
-        PartitionKey { topic: self.topic.clone(), partition }
+        PartitionKey { topic: Arc::clone(&self.topic), partition }
     }
 }

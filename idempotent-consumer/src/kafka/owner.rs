@@ -12,7 +12,6 @@ use std::time::Duration;
 use rdkafka::Statistics;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult};
-use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaErrorCode;
 use tokio::sync::mpsc::UnboundedSender;
@@ -24,6 +23,7 @@ use super::queue::PartitionQueue;
 use super::raw;
 use super::settings::KafkaSettings;
 use crate::failpoint::failpoint;
+use crate::message::{Headers, PartitionKey, Record};
 
 /// What the owner tells the engine.
 #[derive(Debug)]
@@ -108,6 +108,8 @@ pub(crate) fn start(
     let owner = Owner {
         clock_watch: ClockWatch::start(Arc::clone(&consumer)).map_err(|e| no_thread(&e))?,
         consumer,
+        topic: settings.topic.as_str().into(),
+        scratch: Headers::new(),
         settings,
         commands,
         events,
@@ -129,6 +131,9 @@ struct Owner {
     consumer: Arc<BaseConsumer<Callbacks>>,
     clock_watch: ClockWatch,
     settings: OwnerSettings,
+    /// The topic's name, for each record.
+    topic: Arc<str>,
+    scratch: Headers,
     commands: mpsc::Receiver<Command>,
     events: UnboundedSender<Event>,
     partitions: HashMap<i32, Assigned>,
@@ -178,7 +183,8 @@ impl Owner {
             let wait = if self.is_seeking() { 10 } else { 50 };
             match self.consumer.poll(Duration::from_millis(wait)) {
                 Some(Ok(message)) => {
-                    deliver(&self.consumer, &mut self.partitions, &self.settings.topic, &message);
+                    let record = raw::record_of(&self.topic, &message, &mut self.scratch);
+                    deliver(&self.consumer, &mut self.partitions, record);
                 }
                 Some(Err(KafkaError::PartitionEOF(partition))) => self.reached_end(partition),
                 Some(Err(error)) => self.heed(&error),
@@ -457,23 +463,25 @@ fn list_of(topic: &str, partition: i32) -> TopicPartitionList {
 fn deliver(
     consumer: &BaseConsumer<Callbacks>,
     partitions: &mut HashMap<i32, Assigned>,
-    topic: &str,
-    message: &BorrowedMessage<'_>,
+    record: Record,
 ) {
-    let Some(assigned) = partitions.get_mut(&message.partition()) else { return };
+    let PartitionKey { topic, partition } = record.source.clone();
+    let Some(assigned) = partitions.get_mut(&partition) else { return };
     let next = match &mut assigned.flow {
         Flow::Running { next } | Flow::Full { next } => next,
         // Fetched before the seek.
         Flow::Waiting | Flow::Seeking { .. } => return,
     };
-    if message.offset() < *next {
+    if record.offset < *next {
         return;
     }
-    *next = message.offset() + 1;
+    *next = record.offset + 1;
     let next = *next;
-    assigned.queue.push(raw::record_of(topic, message));
-    if !assigned.queue.wait_for_room(PATIENCE) && matches!(assigned.flow, Flow::Running { .. }) {
-        match consumer.pause(&list_of(topic, message.partition())) {
+    if !assigned.queue.push(record)
+        && !assigned.queue.wait_for_room(PATIENCE)
+        && matches!(assigned.flow, Flow::Running { .. })
+    {
+        match consumer.pause(&list_of(&topic, partition)) {
             Ok(()) => assigned.flow = Flow::Full { next },
             Err(error) => tracing::warn!(%error, "pause"),
         }

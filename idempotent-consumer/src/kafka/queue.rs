@@ -56,14 +56,20 @@ impl PartitionQueue {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Appends a record, also beyond the limit: the owner asks for room afterwards.
-    pub(crate) fn push(&self, record: Record) {
+    /// Appends a record, also beyond the limit. Returns whether there is room for more.
+    pub(crate) fn push(&self, record: Record) -> bool {
         let mut inner = self.lock();
         inner.bytes += record.size_bytes();
         inner.end = None;
+        let was_empty = inner.records.is_empty();
         inner.records.push_back(record);
+        let has_room = inner.bytes <= self.limit_bytes.load(Relaxed);
         drop(inner);
-        self.filled.notify_one();
+        // Whoever takes looks before it waits.
+        if was_empty {
+            self.filled.notify_one();
+        }
+        has_room
     }
 
     /// Notes that the partition's end is here, behind everything queued.

@@ -4,28 +4,35 @@
 
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::ptr;
+use std::sync::Arc;
 
 use rdkafka::message::{BorrowedMessage, Message as _, OwnedHeaders};
 use rdkafka_sys as sys;
 
 use crate::message::{Headers, PartitionKey, Record};
 
-/// Copies a message out of the client's memory.
-pub(crate) fn record_of(topic: &str, message: &BorrowedMessage<'_>) -> Record {
+/// Copies a message out of the client's memory. `scratch` is for whatever comes next with it.
+pub(crate) fn record_of(
+    topic: &Arc<str>,
+    message: &BorrowedMessage<'_>,
+    scratch: &mut Headers,
+) -> Record {
+    read_headers(message, scratch);
     Record {
-        source: PartitionKey { topic: topic.to_owned(), partition: message.partition() },
+        source: PartitionKey { topic: Arc::clone(topic), partition: message.partition() },
         offset: message.offset(),
         timestamp_ms: message.timestamp().to_millis(),
         key: message.key().map(<[u8]>::to_vec),
         value: message.payload().map(<[u8]>::to_vec),
-        headers: headers_of(message),
+        // A clone has no room to spare.
+        headers: scratch.clone(),
     }
 }
 
 /// Copies a message's headers. rdkafka's own iterator panics on a name that is not UTF-8, and
 /// any producer can write one.
-fn headers_of(message: &BorrowedMessage<'_>) -> Headers {
-    let mut out = Headers::new();
+fn read_headers(message: &BorrowedMessage<'_>, out: &mut Headers) {
+    out.clear();
     let mut list: *mut sys::rd_kafka_headers_t = ptr::null_mut();
     // SAFETY: `message.ptr()` is valid while `message` is borrowed; librdkafka writes `list` and
     // keeps it owned by the message, which outlives every use below.
@@ -33,7 +40,7 @@ fn headers_of(message: &BorrowedMessage<'_>) -> Headers {
         if sys::rd_kafka_message_headers(message.ptr(), &raw mut list)
             != sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR
         {
-            return out;
+            return;
         }
         for index in 0..sys::rd_kafka_header_cnt(list) {
             let mut name: *const c_char = ptr::null();
@@ -54,7 +61,6 @@ fn headers_of(message: &BorrowedMessage<'_>) -> Headers {
             out.push(CStr::from_ptr(name).to_bytes(), value);
         }
     }
-    out
 }
 
 /// Headers for a record to publish, byte for byte, names that are not UTF-8 included.

@@ -103,7 +103,7 @@ pub(crate) async fn insert(
     .bind(letters.iter().map(|l| l.message_id.0).collect::<Vec<_>>())
     .bind(letters.iter().map(|l| l.original_id.0).collect::<Vec<_>>())
     .bind(event_types)
-    .bind(letters.iter().map(|l| l.record.source.topic.as_str()).collect::<Vec<_>>())
+    .bind(letters.iter().map(|l| &*l.record.source.topic).collect::<Vec<_>>())
     .bind(letters.iter().map(|l| l.record.source.partition).collect::<Vec<_>>())
     .bind(letters.iter().map(|l| l.record.offset).collect::<Vec<_>>())
     .bind(letters.iter().map(NewDeadLetter::timestamp).collect::<Vec<_>>())

@@ -362,7 +362,10 @@ pub(crate) async fn due(
                 is_suspect: row.try_get("is_suspect")?,
                 doomed,
                 record: Record {
-                    source: PartitionKey { topic: lane.topic.clone(), partition: lane.partition },
+                    source: PartitionKey {
+                        topic: lane.topic.as_str().into(),
+                        partition: lane.partition,
+                    },
                     offset: row.try_get("offset")?,
                     timestamp_ms: row.try_get("record_timestamp_ms")?,
                     key: row.try_get("key")?,

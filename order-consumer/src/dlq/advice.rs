@@ -54,7 +54,7 @@ pub(super) fn advice(letter: &DeadLetter) -> Vec<String> {
 fn record(letter: &DeadLetter) -> Record {
     let summary = &letter.summary;
     Record {
-        source: PartitionKey { topic: summary.topic.clone(), partition: summary.partition },
+        source: PartitionKey { topic: summary.topic.as_str().into(), partition: summary.partition },
         offset: summary.offset,
         timestamp_ms: None,
         key: summary.key.clone(),

@@ -164,7 +164,7 @@ mod tests {
             .into_iter()
             .collect();
         Record {
-            source: PartitionKey { topic: "t".to_owned(), partition },
+            source: PartitionKey { topic: "t".into(), partition },
             offset,
             timestamp_ms: Some(1000 - offset),
             key: Some(b"c-1".to_vec()),

@@ -47,6 +47,30 @@ fn a_message_twice_in_one_batch_is_applied_once() {
     world.audit();
 }
 
+/// Claims go in by COPY as long as they are new: it is found out when they are not, and of those
+/// that were seen a while ago before.
+#[test]
+fn in_batches_of_any_size_duplicates_are_found_whether_they_were_seen_or_not() {
+    let world = World::new("seen", 1);
+    world.send(&orders(0, 200, 7));
+    assert_eq!(counts(&world.drain(&[])), (200, 0, 0, 0));
+    // All of them again, with new ones in between: another process, which has seen none of them.
+    let mixed: Vec<Event> =
+        (0..200).flat_map(|n| [orders(n, 1, 7), orders(1000 + n, 1, 7)].concat()).collect();
+    world.send(&mixed);
+    assert_eq!(counts(&world.drain(&[])), (200, 200, 0, 0));
+    // And again, by one that has seen some.
+    let mut consumer = Consumer::start(&world, &["--batch-size", "64"]);
+    consumer.wait_ready();
+    for first in [2000, 2000, 2050] {
+        world.send(&[&orders(first, 100, 7), &*mixed].concat());
+    }
+    world.wait_consumed();
+    assert_eq!(counts(&consumer.stop().summary()), (150, 150 + 3 * 400, 0, 0));
+    assert_eq!(world.claims(), 550);
+    world.audit();
+}
+
 #[test]
 fn the_same_messages_on_two_partitions_at_once_are_applied_once() {
     let world = World::new("two_partitions", 2);

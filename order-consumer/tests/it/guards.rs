@@ -78,7 +78,9 @@ fn statements_that_are_cancelled_at_any_moment_leave_no_lane_in_a_failed_transac
         assert!(cancelled > 100, "{cancelled} statements were in the way");
     });
     world.wait_consumed();
-    eventually("the retry queue is empty", || world.number("SELECT count(*) FROM retry_queue") == 0);
+    eventually("the retry queue is empty", || {
+        world.number("SELECT count(*) FROM retry_queue") == 0
+    });
     consumer.stop();
     world.audit();
 }

@@ -85,36 +85,57 @@ fn connect(world: &World, application_name: &str) -> PgConnection {
     wait(options.application_name(application_name).connect()).unwrap()
 }
 
-#[test]
-fn a_consumer_frozen_inside_its_transaction_is_ended_by_the_next_one() {
-    let world = World::on(quick(), "frozen", 1);
-    world.send(&orders(0, 10, 2));
+/// A lane gets as far as `table`, and freezes there with its claims and its partition: its session
+/// is as `left` says. Another consumer takes over.
+fn freezes_inside_its_transaction(what: &str, count: u128, table: &str, left: &str) {
+    let world = World::on(quick(), what, 1);
+    world.send(&orders(0, count, 2));
     world.drain(&QUICK);
-    // The lane gets as far as the totals, and freezes there with its claims and its partition.
+    world.send(&orders(count, count, 2));
     let mut obstacle = connect(&world, "obstacle");
     let mut transaction = wait(obstacle.begin()).unwrap();
-    let lock = "LOCK TABLE customer_totals IN SHARE MODE";
+    let lock = sqlx::AssertSqlSafe(format!("LOCK TABLE {table} IN SHARE MODE"));
     wait(sqlx::query(lock).execute(&mut *transaction)).unwrap();
     let frozen = Consumer::start(&world, &QUICK);
-    world.send(&orders(10, 10, 2));
     eventually("the lane waits in its transaction", || world.number(LANE_WAITS) == 1);
     frozen.signal(Signal::STOP);
     wait(transaction.rollback()).unwrap();
-    let idle = "SELECT count(*) FROM pg_stat_activity
-                 WHERE datname = current_database() AND state = 'idle in transaction'
-                   AND application_name LIKE 'idempotent-consumer lane%'";
-    eventually("its transaction is open, and nobody there", || world.number(idle) == 1);
+    let sessions = format!(
+        "SELECT count(*) FROM pg_stat_activity
+          WHERE datname = current_database() AND {left}
+            AND application_name LIKE 'idempotent-consumer lane%'"
+    );
+    eventually("its transaction is open, and nobody there", || world.number(&sessions) == 1);
 
     let next = Consumer::start(&world, &QUICK);
     world.wait_consumed();
     assert!(next.says("ended a frozen lane of this partition"), "{}", next.log());
     frozen.signal(Signal::CONT);
-    world.send(&orders(20, 10, 2));
+    world.send(&orders(2 * count, count, 2));
     world.wait_consumed();
     frozen.stop().summary();
     next.stop().summary();
-    assert_eq!(world.claims(), 30);
+    assert_eq!(world.claims(), 3 * i64::try_from(count).unwrap());
     world.audit();
+}
+
+#[test]
+fn a_consumer_frozen_inside_its_transaction_is_ended_by_the_next_one() {
+    freezes_inside_its_transaction(
+        "frozen",
+        10,
+        "customer_totals",
+        "state = 'idle in transaction'",
+    );
+}
+
+/// There no timeout of PostgreSQL reaches it.
+#[test]
+fn a_consumer_frozen_inside_copy_is_ended_by_the_next_one() {
+    for table in ["orders", "processed_messages"] {
+        let left = format!("query LIKE 'COPY {table}%' AND wait_event = 'ClientRead'");
+        freezes_inside_its_transaction(&format!("frozen_{table}"), 100, table, &left);
+    }
 }
 
 #[test]
