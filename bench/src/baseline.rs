@@ -1,6 +1,7 @@
 //! What people write by hand: a message a transaction, and a consumer that only reads. Each runs in
 //! a process of its own, so that processor time and memory are taken as the consumer's are.
 
+use std::collections::BTreeMap;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
@@ -51,6 +52,9 @@ pub(crate) struct Summary {
     pub(crate) events: u64,
     /// From the first message on.
     pub(crate) seconds: f64,
+    /// A consumer says where its lanes spent their time.
+    #[serde(default)]
+    pub(crate) lane_seconds: BTreeMap<String, f64>,
 }
 
 /// All workers together.
@@ -80,7 +84,14 @@ pub(crate) fn run(options: &BaselineOptions) -> anyhow::Result<()> {
     })?;
     let begun = count.begun.get().context("no message came")?;
     let seconds = begun.elapsed().as_secs_f64();
-    println!("{}", serde_json::to_string(&Summary { events: options.events, seconds })?);
+    println!(
+        "{}",
+        serde_json::to_string(&Summary {
+            events: options.events,
+            seconds,
+            lane_seconds: BTreeMap::new()
+        })?
+    );
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! What the database can take: the rows that the consumer writes, by COPY into two tables with
 //! their primary keys and nothing else, without Kafka and without a look at what is there.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use anyhow::Context as _;
@@ -83,7 +84,7 @@ pub(crate) async fn run(stage: &Stage, connections: u32) -> anyhow::Result<Run> 
     drop(workers);
     connection.close().await?;
     place.clear().await?;
-    Ok(Run { events: rows.count, seconds, usage })
+    Ok(Run { events: rows.count, seconds, usage, lane_seconds: BTreeMap::new() })
 }
 
 /// Each part in a transaction.

@@ -1,5 +1,6 @@
 //! `order-consumer run` on a topic that is full.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -58,7 +59,11 @@ pub(crate) async fn drain(
         bail!("{done} of {events} records were worked off");
     }
     let seconds = ended.iter().map(|(_, summary)| summary.seconds).fold(0.0, f64::max);
-    Ok(Run { events, seconds, usage })
+    let mut lane_seconds = BTreeMap::new();
+    for (phase, seconds) in ended.into_iter().flat_map(|(_, summary)| summary.lane_seconds) {
+        *lane_seconds.entry(phase).or_default() += seconds;
+    }
+    Ok(Run { events, seconds, usage, lane_seconds })
 }
 
 async fn one(place: &Place<'_>, concurrency: u32, number: u32) -> anyhow::Result<(Ended, Summary)> {
@@ -105,5 +110,6 @@ pub(crate) async fn baseline(stage: &Stage, kind: Kind, workers: u32) -> anyhow:
         anyhow::ensure!(claims.unsigned_abs() == events, "{claims} of {events} claims");
     }
     place.clear().await?;
-    Ok(Run { events: summary.events, seconds: summary.seconds, usage })
+    let Summary { events, seconds, lane_seconds } = summary;
+    Ok(Run { events, seconds, usage, lane_seconds })
 }

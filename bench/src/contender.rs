@@ -1,5 +1,7 @@
 //! Who takes part, and what one run gave.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use crate::baseline::Kind;
@@ -31,6 +33,8 @@ pub(crate) struct Run {
     pub(crate) seconds: f64,
     /// What it took.
     pub(crate) usage: Usage,
+    /// Where the lanes of a consumer spent their time.
+    pub(crate) lane_seconds: BTreeMap<String, f64>,
 }
 
 impl Run {

@@ -1,6 +1,7 @@
 //! How much one customer in ten whose rows are refused costs the others: the time to the end of the
 //! log, with and without. What is refused waits in the retry queue meanwhile.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
@@ -47,7 +48,7 @@ pub(crate) async fn run(stage: &Stage, refused: bool) -> anyhow::Result<Run> {
     }
     drop(connection);
     place.clear().await?;
-    Ok(Run { events, seconds, usage })
+    Ok(Run { events, seconds, usage, lane_seconds: BTreeMap::new() })
 }
 
 /// Returns the records from the first look on, and the time they took.

@@ -56,8 +56,41 @@ impl Report {
             writeln!(out)?;
         } else {
             writeln!(out, "{}", self.table())?;
+            if let Some(lanes) = self.lanes() {
+                writeln!(out, "\nWhere the lanes' time goes, in %:\n\n{lanes}")?;
+            }
         }
         Ok(())
+    }
+
+    /// What the lanes did; `None` if nobody has lanes.
+    fn lanes(&self) -> Option<Table> {
+        let with_lanes = || {
+            self.contenders.iter().filter_map(|line| {
+                let run = line.runs.first().filter(|run| !run.lane_seconds.is_empty())?;
+                Some((line, run.lane_seconds.keys()))
+            })
+        };
+        let (_, phases) = with_lanes().next()?;
+        let phases: Vec<&String> = phases.collect();
+        let mut table = Table::new();
+        let header = std::iter::once("contender").chain(phases.iter().map(|phase| phase.as_str()));
+        table.load_style(ASCII_MARKDOWN).set_header(header);
+        for (line, _) in with_lanes() {
+            let share = |phase: &&String| {
+                let of_run = |run: &Run| {
+                    let all: f64 = run.lane_seconds.values().sum();
+                    run.lane_seconds.get(*phase).map_or(0.0, |seconds| seconds / all)
+                };
+                format!("{:.0}", spread(line.runs.iter().map(of_run)).median * 100.0)
+            };
+            let name = std::iter::once(line.contender.clone());
+            table.add_row(name.chain(phases.iter().map(share)));
+        }
+        for column in table.column_iter_mut().skip(1) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+        Some(table)
     }
 
     fn table(&self) -> Table {

@@ -26,6 +26,7 @@ use crate::identity::{self, IdMode, Identity};
 use crate::kafka::identity::Confirmation;
 use crate::message::{MessageId, Record};
 use crate::outcome::{Candidate, Content, Standing, Verdict, claims, conflict_claims, judge};
+use crate::phases::{Phase, Phases};
 use crate::plan::Plan;
 use crate::redrive::Ticket;
 use crate::store::batch::{Claiming, Committed, Counts, Ends, LaneName, Opened};
@@ -226,6 +227,7 @@ pub(crate) struct Setting<'a, H> {
     pub dlq_topic: &'a str,
     pub begin_sql: &'a str,
     pub claiming: &'a Claiming,
+    pub phases: &'a Phases,
     /// The wait after so many failures of a message.
     pub retry_delay: &'a (dyn Fn(u32) -> Duration + Sync),
     pub handler_timeout: Duration,
@@ -242,11 +244,13 @@ pub(crate) async fn run_piece<H: Handler>(
     range: Range<usize>,
 ) -> Result<PieceEnd, PieceError> {
     failpoint("consumer.before_begin");
+    let mut lap = setting.phases.lap();
     let expected = Some(setting.database_next);
     let mut opened = Opened::begin(connection, setting.lane, setting.begin_sql, expected).await?;
     failpoint("consumer.after_begin");
     let redriven = redriven_of(&mut opened, setting.lane, batch, range.clone()).await?;
     let waits = waits_of(&mut opened, setting, batch, plan, range.clone(), &redriven).await?;
+    lap.ends(Phase::Opening);
 
     let mut present = Present::of(batch, plan, range.clone().zip(&waits));
     if batch.origin == Origin::Log {
@@ -267,6 +271,7 @@ pub(crate) async fn run_piece<H: Handler>(
     let conflicts_won =
         claimed.claim_conflicts(&conflict_claims(&standings), candidates, offsets).await?;
 
+    lap.ends(Phase::Claiming);
     let (fresh, messages) = present.to_apply(&standings);
     let mut outgoing: Vec<Outgoing> = Vec::new();
     let mut answers: HashMap<usize, Answer> = HashMap::new();
@@ -290,6 +295,7 @@ pub(crate) async fn run_piece<H: Handler>(
         answers = fresh.into_iter().zip(given).collect();
     }
 
+    lap.ends(Phase::Applying);
     let ended = Endings::of(&present, &standings, answers, &conflicts_won, &redriven, plan);
     let mut counts = ended.counts;
     (setting.check_dead_letters)(counts)?;
@@ -327,7 +333,10 @@ pub(crate) async fn run_piece<H: Handler>(
             return Err(PieceError::LogReplaced);
         }
     }
-    finished.commit().await.map(PieceEnd::Committed).map_err(|error| PieceError::Commit {
+    lap.ends(Phase::Finishing);
+    let committed = finished.commit().await;
+    lap.ends(Phase::Committing);
+    committed.map(PieceEnd::Committed).map_err(|error| PieceError::Commit {
         error,
         next_offset,
         database_next,

@@ -22,6 +22,7 @@ use crate::kafka::facts::Facts;
 use crate::kafka::identity::TopicIdentity;
 use crate::kafka::owner::{self, Command, Event, OwnerSettings};
 use crate::lane::Lane;
+use crate::phases::{LaneSeconds, Phases};
 use crate::purge::{self, PurgeError};
 use crate::relay::Relay;
 use crate::shared::{Shared, Totals};
@@ -101,6 +102,8 @@ pub struct Summary {
     pub skipped: u64,
     /// Put into the retry queue. What came out of it again has an end, and is counted there.
     pub deferred: u64,
+    /// Where the lanes' time went.
+    pub lane_seconds: LaneSeconds,
 }
 
 /// Consumes a topic and applies each message exactly once.
@@ -196,6 +199,7 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Engine<H, D> {
             process,
             totals: Totals::new(),
             claiming: Claiming::default(),
+            phases: Phases::default(),
             stop: stop.child_token(),
             failure: Mutex::new(None),
         });
@@ -211,12 +215,12 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Engine<H, D> {
         let failure = shared.failure.lock().unwrap_or_else(PoisonError::into_inner).take();
         match failure {
             Some((partition, reason)) => Err(EngineError::Stopped { partition, reason }),
-            None => Ok(summary(&shared.totals)),
+            None => Ok(summary(&shared.totals, shared.phases.seconds())),
         }
     }
 }
 
-fn summary(totals: &Totals) -> Summary {
+fn summary(totals: &Totals, lane_seconds: LaneSeconds) -> Summary {
     let (applied, duplicates) = (totals.applied.load(Relaxed), totals.duplicates.load(Relaxed));
     let (dead_lettered, skipped) =
         (totals.dead_lettered.load(Relaxed), totals.skipped.load(Relaxed));
@@ -231,6 +235,7 @@ fn summary(totals: &Totals) -> Summary {
         dead_lettered,
         skipped,
         deferred: totals.deferred.load(Relaxed),
+        lane_seconds,
     }
 }
 

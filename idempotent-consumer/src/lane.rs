@@ -35,6 +35,7 @@ use crate::kafka::owner::Command;
 use crate::kafka::queue::{PartitionQueue, Taken};
 use crate::message::Record;
 use crate::outcome::Verdict;
+use crate::phases::Phase;
 use crate::plan::{Failed, Plan};
 use crate::retry::Backoff;
 use crate::shared::Shared;
@@ -181,6 +182,7 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
         let (max_records, max_bytes) =
             (self.shared.config.batch_size, self.shared.config.batch_bytes);
         let mut checked = Instant::now();
+        let shared = Arc::clone(&self.shared);
         loop {
             if checked.elapsed() >= HEARTBEAT {
                 if let Err(leave) = self.heartbeat().await {
@@ -198,16 +200,19 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
                 at.saturating_duration_since(Instant::now()).min(HEARTBEAT)
             });
             let turn_begun = Instant::now();
+            let mut lap = shared.phases.lap();
             let taken = tokio::select! {
                 biased;
                 () = self.cancel.cancelled() => return Leave::Cancelled,
                 () = self.disoriented.notified() => return Leave::Reposition,
                 taken = self.queue.take(max_records, max_bytes) => taken,
                 () = tokio::time::sleep(idle) => {
+                    lap.ends(Phase::Waiting);
                     self.turns.log_is_idle();
                     continue;
                 }
             };
+            lap.ends(Phase::Waiting);
             let left = match taken {
                 Taken::Records(records) => self.work_off(records).await,
                 Taken::End(offset) => self.advance(offset).await,
@@ -289,7 +294,9 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
             let Some(mut connection) = self.connection.take() else { continue };
             let begun = Instant::now();
             let ended = {
+                let mut lap = shared.phases.lap();
                 let _permit = shared.permits.acquire().await;
+                lap.ends(Phase::Waiting);
                 let offset = batch.offset(step.range.start);
                 let _watched = shared.watchdog.watch(self.name.partition, offset);
                 let setting = Setting {
@@ -301,6 +308,7 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
                     dlq_topic: &shared.config.dlq_topic,
                     begin_sql: &shared.begin_sql,
                     claiming: &shared.claiming,
+                    phases: &shared.phases,
                     retry_delay: &|attempts| delay(&shared.config.retry_backoff, attempts),
                     handler_timeout: shared.config.handler_timeout,
                     check_dead_letters: &|counts| {

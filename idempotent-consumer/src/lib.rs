@@ -98,6 +98,7 @@ mod kafka;
 mod lane;
 mod message;
 pub mod outcome;
+mod phases;
 pub mod plan;
 pub mod purge;
 pub mod redrive;
@@ -130,5 +131,6 @@ pub use handler::{
 pub use health::Health;
 pub use kafka::settings::{KafkaSettings, SettingsError};
 pub use message::{Fingerprint, Headers, MessageId, PartitionKey, Record};
+pub use phases::LaneSeconds;
 pub use retry::Backoff;
 pub use store::migrate;

@@ -14,6 +14,7 @@ use crate::health::Health;
 use crate::kafka::facts::Facts;
 use crate::kafka::identity::TopicIdentity;
 use crate::kafka::owner::Command;
+use crate::phases::Phases;
 use crate::store::batch::{Claiming, Counts};
 use crate::watchdog::Watchdog;
 
@@ -38,6 +39,7 @@ pub(crate) struct Shared<H, D> {
     pub process: String,
     pub totals: Totals,
     pub claiming: Claiming,
+    pub phases: Phases,
     /// Fires when the engine has to stop, with or without a reason in `failure`.
     pub stop: CancellationToken,
     pub failure: Mutex<Option<(String, String)>>,

@@ -11,6 +11,7 @@ use super::{Lane, Leave, within};
 use crate::batch::Batch;
 use crate::handler::{Decoder, Handler};
 use crate::message::Record;
+use crate::phases::Phase;
 use crate::plan::Plan;
 use crate::store::connect::connect;
 use crate::store::position::Progress;
@@ -118,7 +119,11 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
             let _in_work = self.in_work(false, &shared.alone).await?;
             let _watched = shared.watchdog.watch(self.name.partition, first);
             let id_mode = &shared.config.message_id_from;
-            Batch::from_log(records, settled, &self.topic_id, id_mode, &shared.decoder)
+            let mut lap = shared.phases.lap();
+            let decoder = &shared.decoder;
+            let batch = Batch::from_log(records, settled, &self.topic_id, id_mode, decoder);
+            lap.ends(Phase::Decoding);
+            batch
         };
         let mut plan = Plan::new(vec![0; batch.len()], shared.config.max_attempts);
         plan.set_reach(self.turns.reach);
