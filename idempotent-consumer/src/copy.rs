@@ -24,6 +24,9 @@ use sqlx::{Connection as _, PgConnection, Postgres};
 
 use crate::failpoint::failpoint;
 
+/// SQLSTATEs of what INSERT may be able to do all the same: a table with row-level security, a view,
+/// a column of another type.
+const NOT_BY_COPY: [&str; 4] = ["0A000", "42809", "22P03", "22P04"];
 /// Attempts that are passed over after failures in a row, at most.
 const MAX_PAUSE: u32 = 64;
 
@@ -69,13 +72,14 @@ impl BinaryRows {
     }
 }
 
-/// Inserts rows unless the table has one of them. `false` if it has: nothing was inserted then, and
-/// the transaction goes on. `into` is the table with its columns.
+/// Inserts rows unless the table has one of them. `false` if it has, or takes no COPY: nothing was
+/// inserted then, and the transaction goes on. `into` is the table with its columns.
 ///
-/// The connection has to be in a transaction.
+/// The connection has to be in a transaction. Not cancel-safe: drop the connection with the future.
 ///
 /// # Errors
-/// Those of the database but a violated unique constraint.
+/// Those of the database but a violated unique constraint. The transaction is over then, as after
+/// any error: a handler is to return it and write nothing more.
 pub async fn insert_new(
     connection: &mut PgConnection,
     into: &str,
@@ -97,7 +101,10 @@ pub async fn insert_new(
             savepoint.commit().await?;
             Ok(true)
         }
-        Err(sqlx::Error::Database(error)) if error.is_unique_violation() => {
+        Err(sqlx::Error::Database(error))
+            if error.is_unique_violation()
+                || error.code().is_some_and(|code| NOT_BY_COPY.contains(&&*code)) =>
+        {
             savepoint.rollback().await?;
             Ok(false)
         }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use serde::{Deserialize, Serialize};
+use serde::ser::SerializeMap;
+use serde::{Deserialize, Serialize, Serializer};
 use uuid::Uuid;
 
 /// What a message is known by, whatever partition or offset it arrives on.
@@ -155,20 +156,9 @@ impl Headers {
         self.bytes.len()
     }
 
-    /// The form in which a database row keeps headers, readable by a person and exact:
-    /// `[{"name": …, "value": …}]` in order, with `name_base64` or `value_base64` in place of what
-    /// is not text (or holds a NUL, which `jsonb` refuses).
+    /// The form in which a database row keeps headers, as a value; see [`Headers::serialize`].
     pub fn to_json(&self) -> serde_json::Value {
-        self.iter()
-            .map(|(name, value)| {
-                let mut header = serde_json::Map::new();
-                insert_bytes(&mut header, "name", name);
-                if let Some(value) = value {
-                    insert_bytes(&mut header, "value", value);
-                }
-                serde_json::Value::Object(header)
-            })
-            .collect()
+        serde_json::json!(self)
     }
 
     /// Reads [`to_json`](Self::to_json); `None` if the value is not of that form.
@@ -183,11 +173,40 @@ impl Headers {
     }
 }
 
-fn insert_bytes(header: &mut serde_json::Map<String, serde_json::Value>, what: &str, bytes: &[u8]) {
+/// The form in which a database row keeps headers, readable by a person and exact:
+/// `[{"name": …, "value": …}]` in order, with `name_base64` or `value_base64` in place of what is not
+/// text (or holds a NUL, which `jsonb` refuses).
+impl Serialize for Headers {
+    fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
+        out.collect_seq(self.iter().map(|(name, value)| HeaderJson { name, value }))
+    }
+}
+
+struct HeaderJson<'a> {
+    name: &'a [u8],
+    value: Option<&'a [u8]>,
+}
+
+impl Serialize for HeaderJson<'_> {
+    fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
+        let mut map = out.serialize_map(None)?;
+        serialize_bytes(&mut map, ["name", "name_base64"], self.name)?;
+        if let Some(value) = self.value {
+            serialize_bytes(&mut map, ["value", "value_base64"], value)?;
+        }
+        map.end()
+    }
+}
+
+fn serialize_bytes<M: SerializeMap>(
+    map: &mut M,
+    [as_text, as_base64]: [&'static str; 2],
+    bytes: &[u8],
+) -> Result<(), M::Error> {
     match std::str::from_utf8(bytes) {
-        Ok(text) if !text.contains('\0') => header.insert(what.to_owned(), text.into()),
-        _ => header.insert(format!("{what}_base64"), BASE64.encode(bytes).into()),
-    };
+        Ok(text) if !text.contains('\0') => map.serialize_entry(as_text, text),
+        _ => map.serialize_entry(as_base64, &BASE64.encode(bytes)),
+    }
 }
 
 /// A name or value out of a row's header; `Err` if it is not of our form.

@@ -18,7 +18,7 @@ use order_events::{Item, OrderContent, OrderEvent, Rejection, Status};
 use serde::Serialize;
 use sqlx::types::Json;
 use sqlx::types::time::OffsetDateTime;
-use sqlx::{PgConnection, Row};
+use sqlx::{Connection as _, PgConnection, Row};
 use uuid::Uuid;
 
 /// From so many events on, COPY costs less than what it takes to try it.
@@ -40,13 +40,17 @@ impl Handler for OrderHandler {
     ) -> Result<Vec<Answer>, HandlerError> {
         let connection = context.connection();
         if batch.len() >= COPY_FROM && self.optimism.is_due() {
-            let known = read_orders(connection, not_placed_here(batch)).await?;
+            let mut attempt = connection.begin().await?;
+            let known = read_orders(&mut attempt, not_placed_here(batch)).await?;
             let (effects, answers) = Effects::of(known, batch);
-            let inserted = copy_orders(connection, &effects.changed(Change::Inserted)).await?;
+            let inserted = copy_orders(&mut attempt, &effects.changed(Change::Inserted)).await?;
             if self.optimism.learns(inserted) {
-                effects.write_changes(connection).await?;
+                effects.write_changes(&mut attempt).await?;
+                attempt.commit().await?;
                 return Ok(answers);
             }
+            // Its locks as well, or orders would not be locked in their order any more.
+            attempt.rollback().await?;
         }
         let ids = batch.iter().map(|message| message.body.order_id()).collect();
         let (effects, answers) = Effects::of(read_orders(connection, ids).await?, batch);

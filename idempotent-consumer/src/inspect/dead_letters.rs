@@ -95,7 +95,6 @@ pub struct DeadLetter {
     #[serde(with = "time::serde::rfc3339::option")]
     pub record_timestamp: Option<OffsetDateTime>,
     /// The record's headers.
-    #[serde(serialize_with = "json::headers")]
     pub headers: Headers,
     /// The record's value, byte for byte.
     #[serde(flatten, serialize_with = "json::value")]

@@ -4,8 +4,6 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Serialize, Serializer};
 
-use crate::message::Headers;
-
 fn parts(bytes: Option<&[u8]>) -> (Option<&str>, Option<String>) {
     match bytes.map(|bytes| (bytes, std::str::from_utf8(bytes))) {
         None => (None, None),
@@ -38,8 +36,4 @@ pub(super) fn value<S: Serializer>(bytes: &Option<Vec<u8>>, out: S) -> Result<S:
     }
     let (value, value_base64) = parts(bytes.as_deref());
     Fields { value, value_base64, value_bytes: bytes.as_ref().map(Vec::len) }.serialize(out)
-}
-
-pub(super) fn headers<S: Serializer>(headers: &Headers, out: S) -> Result<S::Ok, S::Error> {
-    headers.to_json().serialize(out)
 }

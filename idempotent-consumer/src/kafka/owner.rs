@@ -59,6 +59,8 @@ pub(crate) enum Command {
 /// How long the owner waits for room in one queue before it pauses that partition. A pause makes
 /// the client forget what it has fetched, so short waits are cheaper.
 const PATIENCE: Duration = Duration::from_millis(50);
+/// The same while no other partition has need of the owner.
+const LONG_PATIENCE: Duration = Duration::from_millis(250);
 
 /// A seek is refused until the client has started on the partition; after so many refusals the
 /// partition is assigned anew at the wanted offset.
@@ -409,6 +411,14 @@ impl Owner {
 }
 
 impl Assigned {
+    /// Whether its lane may be waiting for what the owner does next.
+    fn needs_owner(&self) -> bool {
+        match self.flow {
+            Flow::Waiting | Flow::Seeking { .. } => true,
+            Flow::Running { .. } | Flow::Full { .. } => self.queue.is_low(),
+        }
+    }
+
     /// Whether the probe's answer is in, and no record is left below its end.
     fn settle_probe(&mut self, next: i64, eof_offset: i64) -> bool {
         let Some(Probe { end, reached: Some((at, agreed)) }) = &mut self.probe else {
@@ -477,8 +487,14 @@ fn deliver(
     }
     *next = record.offset + 1;
     let next = *next;
-    if !assigned.queue.push(record)
-        && !assigned.queue.wait_for_room(PATIENCE)
+    if assigned.queue.push(record) {
+        return;
+    }
+    let queue = Arc::clone(&assigned.queue);
+    let is_needed = partitions.iter().any(|(other, it)| *other != partition && it.needs_owner());
+    let patience = if is_needed { PATIENCE } else { LONG_PATIENCE };
+    if !queue.wait_for_room(patience)
+        && let Some(assigned) = partitions.get_mut(&partition)
         && matches!(assigned.flow, Flow::Running { .. })
     {
         match consumer.pause(&list_of(&topic, partition)) {

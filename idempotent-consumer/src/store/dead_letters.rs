@@ -1,6 +1,7 @@
 //! Dead letters: the row with the whole original record, and its copy for the dead letter topic.
 
 use sqlx::PgConnection;
+use sqlx::types::Json;
 use sqlx::types::time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -109,7 +110,7 @@ pub(crate) async fn insert(
     .bind(letters.iter().map(NewDeadLetter::timestamp).collect::<Vec<_>>())
     .bind(letters.iter().map(|l| l.record.key.as_deref()).collect::<Vec<_>>())
     .bind(letters.iter().map(|l| l.record.value.as_deref()).collect::<Vec<_>>())
-    .bind(letters.iter().map(|l| l.record.headers.to_json()).collect::<Vec<_>>())
+    .bind(letters.iter().map(|l| Json(&l.record.headers)).collect::<Vec<_>>())
     .bind(letters.iter().map(|l| l.verdict.class.as_str()).collect::<Vec<_>>())
     .bind(letters.iter().map(|l| l.verdict.code.as_ref()).collect::<Vec<_>>())
     .bind(letters.iter().map(|l| l.verdict.text.as_str()).collect::<Vec<_>>())

@@ -33,7 +33,7 @@ pub(crate) async fn insert(
     .bind(records.iter().map(|r| r.partition).collect::<Vec<_>>())
     .bind(records.iter().map(|r| r.key.as_deref()).collect::<Vec<_>>())
     .bind(records.iter().map(|r| r.value.as_deref()).collect::<Vec<_>>())
-    .bind(records.iter().map(|r| r.headers.to_json()).collect::<Vec<_>>())
+    .bind(records.iter().map(|r| Json(&r.headers)).collect::<Vec<_>>())
     .bind(may_omit_value)
     .execute(connection)
     .await?;

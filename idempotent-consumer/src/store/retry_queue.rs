@@ -159,7 +159,7 @@ impl Changes<'_> {
         .bind(rows.iter().map(|row| row.record.timestamp_ms).collect::<Vec<_>>())
         .bind(rows.iter().map(|row| row.record.key.as_deref()).collect::<Vec<_>>())
         .bind(rows.iter().map(|row| row.record.value.as_deref()).collect::<Vec<_>>())
-        .bind(rows.iter().map(|row| row.record.headers.to_json()).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| Json(&row.record.headers)).collect::<Vec<_>>())
         .bind(verdicts().map(|v| v.map_or(0, |v| v.attempts.cast_signed())).collect::<Vec<_>>())
         .bind(failed().map(|f| f.map(|f| milliseconds(f.next_in))).collect::<Vec<_>>())
         .bind(verdicts().map(|v| v.map(|v| v.class.as_str())).collect::<Vec<_>>())
