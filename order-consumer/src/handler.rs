@@ -129,8 +129,11 @@ struct Effects<'b> {
     orders: HashMap<Uuid, Order<'b>>,
     /// Orders and cents to add, by customer and currency; in order, so that two transactions
     /// lock the same rows in the same order.
-    totals: BTreeMap<(Cow<'b, str>, Cow<'b, str>), (i64, i64)>,
+    totals: Totals<'b>,
 }
+
+/// By customer and currency.
+type Totals<'b> = BTreeMap<(Cow<'b, str>, Cow<'b, str>), (i64, i64)>;
 
 impl<'b> Effects<'b> {
     /// What a batch does to these orders, and the answer to each of its events.
@@ -388,10 +391,7 @@ async fn update_orders(
 
 /// Adds to the totals, also nothing: an order placed and cancelled leaves the same row of zeros
 /// whether that was one batch or two.
-async fn add_totals(
-    connection: &mut PgConnection,
-    totals: &BTreeMap<(Cow<'_, str>, Cow<'_, str>), (i64, i64)>,
-) -> Result<(), sqlx::Error> {
+async fn add_totals(connection: &mut PgConnection, totals: &Totals<'_>) -> Result<(), sqlx::Error> {
     if totals.is_empty() {
         return Ok(());
     }
