@@ -136,6 +136,7 @@ fn drain() -> Vec<Contender> {
         consumer(plain, 1, 1),
         consumer(plain, 2, 1),
         consumer(plain, 4, 2),
+        consumer(plain, 4, 3),
         consumer(Shape { partitions: 1, ..plain }, 4, 1),
         consumer(Shape { duplicates: 10, ..plain }, 4, 1),
         consumer(Shape { duplicates: 50, ..plain }, 4, 1),
