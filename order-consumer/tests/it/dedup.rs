@@ -7,7 +7,7 @@ use crate::support::consumer::Consumer;
 use crate::support::events::{
     Event, change, content, event, message_id, order_id, placed, with_header, with_id, with_value,
 };
-use crate::support::poll::eventually;
+use crate::support::poll::{eventually, wait};
 use crate::support::world::{World, orders};
 
 /// The counts of a summary: applied, duplicates, dead-lettered, skipped.
@@ -68,6 +68,17 @@ fn in_batches_of_any_size_duplicates_are_found_whether_they_were_seen_or_not() {
     world.wait_consumed();
     assert_eq!(counts(&consumer.stop().summary()), (150, 150 + 3 * 400, 0, 0));
     assert_eq!(world.claims(), 550);
+    world.audit();
+}
+
+#[test]
+fn a_table_that_takes_no_copy_is_written_all_the_same() {
+    let world = World::new("view", 1);
+    wait(world.sql("ALTER TABLE orders RENAME TO orders_rows"));
+    wait(world.sql("CREATE VIEW orders AS SELECT * FROM orders_rows"));
+    world.send(&orders(0, 200, 7));
+    assert_eq!(counts(&world.drain(&[])), (200, 0, 0, 0));
+    assert_eq!(world.number("SELECT count(*) FROM orders_rows"), 200);
     world.audit();
 }
 
