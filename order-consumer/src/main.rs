@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 /// Every record is some twenty allocations, of this code and of librdkafka, made on one thread and
-/// freed on another; see decision 0013.
+/// freed on another; see decision 0014.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
