@@ -87,10 +87,7 @@ impl Report {
             let name = std::iter::once(line.contender.clone());
             table.add_row(name.chain(phases.iter().map(share)));
         }
-        for column in table.column_iter_mut().skip(1) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-        Some(table)
+        Some(figures_right(table))
     }
 
     fn table(&self) -> Table {
@@ -118,11 +115,16 @@ impl Report {
                 each(|run| run.usage.index_bytes as f64),
             ]);
         }
-        for column in table.column_iter_mut().skip(1) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-        table
+        figures_right(table)
     }
+}
+
+/// All columns but the first hold figures.
+fn figures_right(mut table: Table) -> Table {
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
 }
 
 const HEADER: [&str; 11] = [

@@ -8,7 +8,7 @@
 //! let mut rows = BinaryRows::of_columns(2);
 //! rows.row().value("a")?.value(500_i64)?;
 //! rows.row().value("b")?.value(700_i64)?;
-//! if optimism.is_due() && optimism.learns(insert_new(connection, "balances (account, cents)", rows).await?) {
+//! if optimism.is_due(2) && optimism.learns(insert_new(connection, "balances (account, cents)", rows).await?) {
 //!     return Ok(());
 //! }
 //! // … INSERT … ON CONFLICT …
@@ -27,6 +27,8 @@ use crate::failpoint::failpoint;
 /// SQLSTATEs of what INSERT may be able to do all the same: a table with row-level security, a view,
 /// a column of another type.
 const NOT_BY_COPY: [&str; 4] = ["0A000", "42809", "22P03", "22P04"];
+/// From so many rows on, COPY costs less than what it takes to try it.
+const COPY_FROM: usize = 32;
 /// Attempts that are passed over after failures in a row, at most.
 const MAX_PAUSE: u32 = 64;
 
@@ -112,7 +114,7 @@ pub async fn insert_new(
     }
 }
 
-/// Whether to try the cheap way first. After failures in a row, 1, 2, 4, … 64 attempts are passed
+/// Whether to try the cheap way first: not for a few rows; and after failures in a row, 1, 2, 4, … 64 attempts are passed
 /// over.
 #[derive(Debug, Default)]
 pub struct Optimism {
@@ -127,8 +129,11 @@ struct Wary {
 }
 
 impl Optimism {
-    /// Whether to try now.
-    pub fn is_due(&self) -> bool {
+    /// Whether to try with so many rows now.
+    pub fn is_due(&self, rows: usize) -> bool {
+        if rows < COPY_FROM {
+            return false;
+        }
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let is_due = state.passes == 0;
         state.passes = state.passes.saturating_sub(1);
@@ -168,12 +173,13 @@ mod tests {
         #[test]
         fn of_attempts_that_all_fail_few_are_made_and_one_success_forgets_them(calls in 1_usize..2000) {
             let optimism = Optimism::default();
-            let tried = (0..calls).filter(|_| optimism.is_due() && !optimism.learns(false)).count();
+            let tried = (0..calls).filter(|_| optimism.is_due(COPY_FROM) && !optimism.learns(false)).count();
             prop_assert!(tried <= 7 + calls / 64, "{tried} of {calls}");
             prop_assert!(tried >= 1.max(calls / 65));
-            while !optimism.is_due() {}
+            while !optimism.is_due(COPY_FROM) {}
             optimism.learns(true);
-            prop_assert!(optimism.is_due());
+            prop_assert!(optimism.is_due(COPY_FROM));
+            prop_assert!(!optimism.is_due(COPY_FROM - 1));
         }
     }
 }

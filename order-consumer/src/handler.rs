@@ -21,9 +21,6 @@ use sqlx::types::time::OffsetDateTime;
 use sqlx::{Connection as _, PgConnection, Row};
 use uuid::Uuid;
 
-/// From so many events on, COPY costs less than what it takes to try it.
-const COPY_FROM: usize = 32;
-
 /// Applies order events.
 #[derive(Debug, Default)]
 pub struct OrderHandler {
@@ -39,7 +36,7 @@ impl Handler for OrderHandler {
         batch: &[&Message<OrderEvent>],
     ) -> Result<Vec<Answer>, HandlerError> {
         let connection = context.connection();
-        if batch.len() >= COPY_FROM && self.optimism.is_due() {
+        if self.optimism.is_due(batch.len()) {
             let mut attempt = connection.begin().await?;
             let known = read_orders(&mut attempt, not_placed_here(batch)).await?;
             let (effects, answers) = Effects::of(known, batch);

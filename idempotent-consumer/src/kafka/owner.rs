@@ -23,7 +23,7 @@ use super::queue::PartitionQueue;
 use super::raw;
 use super::settings::KafkaSettings;
 use crate::failpoint::failpoint;
-use crate::message::{Headers, PartitionKey, Record};
+use crate::message::{Headers, Record};
 
 /// What the owner tells the engine.
 #[derive(Debug)]
@@ -186,7 +186,7 @@ impl Owner {
             match self.consumer.poll(Duration::from_millis(wait)) {
                 Some(Ok(message)) => {
                     let record = raw::record_of(&self.topic, &message, &mut self.scratch);
-                    deliver(&self.consumer, &mut self.partitions, record);
+                    deliver(&self.consumer, &mut self.partitions, &self.topic, record);
                 }
                 Some(Err(KafkaError::PartitionEOF(partition))) => self.reached_end(partition),
                 Some(Err(error)) => self.heed(&error),
@@ -473,9 +473,10 @@ fn list_of(topic: &str, partition: i32) -> TopicPartitionList {
 fn deliver(
     consumer: &BaseConsumer<Callbacks>,
     partitions: &mut HashMap<i32, Assigned>,
+    topic: &str,
     record: Record,
 ) {
-    let PartitionKey { topic, partition } = record.source.clone();
+    let partition = record.source.partition;
     let Some(assigned) = partitions.get_mut(&partition) else { return };
     let next = match &mut assigned.flow {
         Flow::Running { next } | Flow::Full { next } => next,
@@ -497,7 +498,7 @@ fn deliver(
         && let Some(assigned) = partitions.get_mut(&partition)
         && matches!(assigned.flow, Flow::Running { .. })
     {
-        match consumer.pause(&list_of(&topic, partition)) {
+        match consumer.pause(&list_of(topic, partition)) {
             Ok(()) => assigned.flow = Flow::Full { next },
             Err(error) => tracing::warn!(%error, "pause"),
         }

@@ -20,9 +20,6 @@ use crate::outcome::{Candidate, Claim, ClaimResult};
 use crate::seen::Seen;
 use crate::window::Memory;
 
-/// From so many claims on, COPY costs less than what it takes to try it.
-const COPY_FROM: usize = 32;
-
 /// What a process remembers of its claims, to take the cheapest way to the next ones.
 #[derive(Debug, Default)]
 pub(crate) struct Claiming {
@@ -181,7 +178,7 @@ impl<'c> Opened<'c> {
         let ids = rows.iter().map(|row| row.id);
         let seen = claiming.seen.lock().unwrap_or_else(PoisonError::into_inner).note(ids);
         let mut copied = None;
-        if rows.len() >= COPY_FROM && claiming.optimism.is_due() {
+        if claiming.optimism.is_due(rows.len()) {
             copied = self.copy_claims(&rows, &seen).await?;
             claiming.optimism.learns(copied.is_some());
         }
