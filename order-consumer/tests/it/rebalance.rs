@@ -1,6 +1,7 @@
 //! Consumers come, go, freeze and wake up; partitions are added.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::process::Signal;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
@@ -89,34 +90,60 @@ fn connect(world: &World, application_name: &str) -> PgConnection {
 /// is as `left` says. Another consumer takes over.
 fn freezes_inside_its_transaction(what: &str, count: u128, table: &str, left: &str) {
     let world = World::on(quick(), what, 1);
-    world.send(&orders(0, count, 2));
-    world.drain(&QUICK);
-    world.send(&orders(count, count, 2));
-    let mut obstacle = connect(&world, "obstacle");
-    let mut transaction = wait(obstacle.begin()).unwrap();
-    let lock = sqlx::AssertSqlSafe(format!("LOCK TABLE {table} IN SHARE MODE"));
-    wait(sqlx::query(lock).execute(&mut *transaction)).unwrap();
-    let frozen = Consumer::start(&world, &QUICK);
-    eventually("the lane waits in its transaction", || world.number(LANE_WAITS) == 1);
-    frozen.signal(Signal::STOP);
-    wait(transaction.rollback()).unwrap();
     let sessions = format!(
         "SELECT count(*) FROM pg_stat_activity
           WHERE datname = current_database() AND {left}
             AND application_name LIKE 'idempotent-consumer lane%'"
     );
-    eventually("its transaction is open, and nobody there", || world.number(&sessions) == 1);
+    let mut sent = 0;
+    let mut send = || {
+        world.send(&orders(sent, count, 2));
+        sent += count;
+        sent
+    };
+    send();
+    world.drain(&QUICK);
+    let frozen = (0..10).find_map(|_| {
+        send();
+        let frozen = freezes_before(&world, table);
+        // A first batch of a few records is written by other statements than a large one.
+        let is_there = || {
+            std::thread::sleep(Duration::from_millis(100));
+            world.number(&sessions) == 1
+        };
+        if (0..30).any(|_| is_there()) {
+            return Some(frozen);
+        }
+        frozen.signal(Signal::CONT);
+        world.wait_consumed();
+        frozen.stop();
+        None
+    });
+    let frozen = frozen.expect("its transaction is open, and nobody there");
 
     let next = Consumer::start(&world, &QUICK);
     world.wait_consumed();
     assert!(next.says("ended a frozen lane of this partition"), "{}", next.log());
     frozen.signal(Signal::CONT);
-    world.send(&orders(2 * count, count, 2));
+    let sent = send();
     world.wait_consumed();
     frozen.stop().summary();
     next.stop().summary();
-    assert_eq!(world.claims(), 3 * i64::try_from(count).unwrap());
+    assert_eq!(world.claims(), i64::try_from(sent).unwrap());
     world.audit();
+}
+
+/// A consumer that stops where it would have gone on to write to `table`.
+fn freezes_before(world: &World, table: &str) -> Consumer {
+    let mut obstacle = connect(world, "obstacle");
+    let mut transaction = wait(obstacle.begin()).unwrap();
+    let lock = sqlx::AssertSqlSafe(format!("LOCK TABLE {table} IN SHARE MODE"));
+    wait(sqlx::query(lock).execute(&mut *transaction)).unwrap();
+    let frozen = Consumer::start(world, &QUICK);
+    eventually("the lane waits in its transaction", || world.number(LANE_WAITS) == 1);
+    frozen.signal(Signal::STOP);
+    wait(transaction.rollback()).unwrap();
+    frozen
 }
 
 #[test]
