@@ -85,20 +85,10 @@ impl BinaryRows {
 pub async fn insert_new(
     connection: &mut PgConnection,
     into: &str,
-    mut rows: BinaryRows,
+    rows: BinaryRows,
 ) -> Result<bool, sqlx::Error> {
-    // The end of the data.
-    rows.data.extend_from_slice(&(-1_i16).to_be_bytes());
-    let statement = format!("COPY {into} FROM STDIN (FORMAT binary)");
     let mut savepoint = connection.begin().await?;
-    let copied = async {
-        let mut copy = savepoint.copy_in_raw(&statement).await?;
-        copy.send(rows.data.as_slice()).await?;
-        // The server waits for the rest, with its locks, however long that takes.
-        failpoint("consumer.inside_copy");
-        copy.finish().await
-    };
-    match copied.await {
+    match insert(&mut savepoint, into, rows).await {
         Ok(_) => {
             savepoint.commit().await?;
             Ok(true)
@@ -112,6 +102,22 @@ pub async fn insert_new(
         }
         Err(error) => Err(error),
     }
+}
+
+/// Inserts rows. Not cancel-safe: drop the connection with the future.
+pub(crate) async fn insert(
+    connection: &mut PgConnection,
+    into: &str,
+    mut rows: BinaryRows,
+) -> Result<u64, sqlx::Error> {
+    // The end of the data.
+    rows.data.extend_from_slice(&(-1_i16).to_be_bytes());
+    let mut copy =
+        connection.copy_in_raw(&format!("COPY {into} FROM STDIN (FORMAT binary)")).await?;
+    copy.send(rows.data.as_slice()).await?;
+    // The server waits for the rest, with its locks, however long that takes.
+    failpoint("consumer.inside_copy");
+    copy.finish().await
 }
 
 /// Whether to try the cheap way first: not for a few rows; and after failures in a row, 1, 2, 4, … 64 attempts are passed

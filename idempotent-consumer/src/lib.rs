@@ -97,6 +97,7 @@ pub mod inspect;
 mod kafka;
 mod lane;
 mod message;
+pub mod nodelay;
 pub mod outcome;
 mod phases;
 pub mod plan;

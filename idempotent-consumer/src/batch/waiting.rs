@@ -111,15 +111,26 @@ async fn free_among<B>(
     }
     let of_conflict =
         |(_, id, fingerprint): &(_, _, _)| identity::id_of_conflict(*id, *fingerprint);
-    let ids: Vec<Uuid> =
-        waiting.iter().flat_map(|message| [message.1.0, of_conflict(message).0]).collect();
-    let holders = opened.holders(&ids).await?;
+    let ids: Vec<Uuid> = waiting.iter().map(|(_, id, _)| id.0).collect();
+    let mut holders = opened.holders(&ids).await?;
+    // A message whose id is another one's may have its outcome as a conflict.
+    let is_anothers = |(_, id, fingerprint): &&(_, _, _)| {
+        holders.get(id).is_some_and(|holder| holder != fingerprint)
+    };
+    let conflicts: Vec<Uuid> =
+        waiting.iter().filter(is_anothers).map(|message| of_conflict(message).0).collect();
+    if !conflicts.is_empty() {
+        holders.extend(opened.holders(&conflicts).await?);
+    }
     Ok(waiting
         .iter()
         .filter_map(|message| {
             let (at, id, fingerprint) = message;
-            let is_held =
-                [*id, of_conflict(message)].iter().any(|id| holders.get(id) == Some(fingerprint));
+            let is_held = match holders.get(id) {
+                Some(holder) if holder == fingerprint => true,
+                Some(_) => holders.get(&of_conflict(message)) == Some(fingerprint),
+                None => false,
+            };
             match opened.memory.unclaimed(*id, items[*at].record()) {
                 _ if is_held => Some((*at, Some(Waits::Done))),
                 _ if items[*at].waits_for_nobody => Some((*at, None)),

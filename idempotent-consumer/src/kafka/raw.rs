@@ -1,5 +1,5 @@
 //! The few calls of librdkafka that rdkafka does not wrap, or wraps with a panic.
-//! The only unsafe code of the library.
+//! With `nodelay` the only unsafe code of the library.
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, CString, c_char, c_void};

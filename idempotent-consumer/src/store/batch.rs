@@ -377,7 +377,7 @@ impl<'c> Claimed<'c> {
     pub(crate) async fn finish(mut self, ends: &Ends<'_>) -> Result<Finished<'c>, BatchError> {
         let Ends { rejected, dead, outgoing, dlq_topic, topic_id, queue, counts, .. } = ends;
         let Ends { redriven, next_offset, .. } = ends;
-        let Opened { transaction, lane, xact, batch_seq, accepted_batch_seq, .. } =
+        let Opened { transaction, lane, xact, batch_seq, accepted_batch_seq, now_ms, .. } =
             &mut self.opened;
         if !rejected.is_empty() {
             let ids: Vec<Uuid> = rejected.iter().map(|id| id.0).collect();
@@ -413,7 +413,7 @@ impl<'c> Claimed<'c> {
         if !outgoing.is_empty() {
             outbox::insert(transaction, outgoing, false).await?;
         }
-        queue.write(transaction, lane, topic_id).await?;
+        queue.write(transaction, lane, topic_id, *now_ms).await?;
         let progress = sqlx::query(
             r"
             UPDATE partition_progress

@@ -5,6 +5,8 @@ use std::time::Duration;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection, PgConnection};
 
+use crate::nodelay;
+
 /// Bounds of a transaction, set in each one anew so that a pooler in between cannot lose them.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TransactionLimits {
@@ -74,7 +76,10 @@ pub(crate) async fn connect(
 ) -> Result<PgConnection, sqlx::Error> {
     let options = options.clone().application_name(application_name);
     match tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&options)).await {
-        Ok(connected) => connected,
+        Ok(connected) => {
+            nodelay::set_on_connections(&options);
+            connected
+        }
         Err(_) => Err(sqlx::Error::Io(std::io::Error::new(
             std::io::ErrorKind::TimedOut,
             format!("no connection within {} s", CONNECT_TIMEOUT.as_secs()),

@@ -4,11 +4,12 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use sqlx::types::Json;
-use sqlx::types::time::OffsetDateTime;
+use sqlx::types::time::{OffsetDateTime, PrimitiveDateTime};
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
 use super::batch::LaneName;
+use crate::copy::{self, BinaryRows};
 use crate::deferral::KeyHash;
 use crate::failure::FailureClass;
 use crate::message::{Fingerprint, Headers, MessageId, PartitionKey, Record};
@@ -159,14 +160,16 @@ pub(crate) struct Changes<'a> {
 }
 
 impl Changes<'_> {
+    /// `now_ms` is the database's clock, in milliseconds since 1970.
     pub(crate) async fn write(
         &self,
         connection: &mut PgConnection,
         lane: &LaneName,
         topic_id: &str,
+        now_ms: i64,
     ) -> Result<(), sqlx::Error> {
         if !self.joining.is_empty() {
-            self.join(connection, lane, topic_id).await?;
+            self.join(connection, lane, topic_id, now_ms).await?;
         }
         if !self.failed.is_empty() {
             self.fail(connection).await?;
@@ -182,48 +185,41 @@ impl Changes<'_> {
         connection: &mut PgConnection,
         lane: &LaneName,
         topic_id: &str,
+        now_ms: i64,
     ) -> Result<(), sqlx::Error> {
-        let rows = &self.joining;
-        let failed = || rows.iter().map(|row| row.failed.as_ref());
-        let verdicts = || failed().map(|failed| failed.map(|failed| failed.verdict));
-        sqlx::query(
-            r#"
-            INSERT INTO retry_queue
-                   (consumer_group, topic, topic_id, partition, "offset", message_id, fingerprint,
-                    record_timestamp_ms, key, value, headers, attempts, next_attempt_at,
-                    first_failed_at, last_failed_at, error_class, error_code, error_message)
-            SELECT $1, $2, $3, $4, "offset", message_id, fingerprint,
-                   timestamp_ms, key, value, headers, attempts,
-                   clock_timestamp() + next_in_ms * interval '1 millisecond',
-                   CASE WHEN next_in_ms IS NOT NULL THEN clock_timestamp() END,
-                   CASE WHEN next_in_ms IS NOT NULL THEN clock_timestamp() END,
-                   error_class, error_code, error_message
-              FROM unnest($5::bigint[], $6::uuid[], $7::bytea[], $8::bigint[], $9::bytea[],
-                          $10::bytea[], $11::jsonb[], $12::integer[], $13::bigint[], $14::text[],
-                          $15::text[], $16::text[])
-                   AS row ("offset", message_id, fingerprint, timestamp_ms, key, value, headers,
-                           attempts, next_in_ms, error_class, error_code, error_message)
-             ORDER BY "offset"
-            "#,
-        )
-        .bind(&lane.group)
-        .bind(&lane.topic)
-        .bind(topic_id)
-        .bind(lane.partition)
-        .bind(rows.iter().map(|row| row.record.offset).collect::<Vec<_>>())
-        .bind(rows.iter().map(|row| row.id.0).collect::<Vec<_>>())
-        .bind(rows.iter().map(|row| &row.fingerprint.0[..]).collect::<Vec<_>>())
-        .bind(rows.iter().map(|row| row.record.timestamp_ms).collect::<Vec<_>>())
-        .bind(rows.iter().map(|row| row.record.key.as_deref()).collect::<Vec<_>>())
-        .bind(rows.iter().map(|row| row.record.value.as_deref()).collect::<Vec<_>>())
-        .bind(rows.iter().map(|row| Json(&row.record.headers)).collect::<Vec<_>>())
-        .bind(verdicts().map(|v| v.map_or(0, |v| v.attempts.cast_signed())).collect::<Vec<_>>())
-        .bind(failed().map(|f| f.map(|f| milliseconds(f.next_in))).collect::<Vec<_>>())
-        .bind(verdicts().map(|v| v.map(|v| v.class.as_str())).collect::<Vec<_>>())
-        .bind(verdicts().map(|v| v.map(|v| v.code.as_ref())).collect::<Vec<_>>())
-        .bind(verdicts().map(|v| v.map(|v| v.text.as_str())).collect::<Vec<_>>())
-        .execute(connection)
-        .await?;
+        let mut rows = BinaryRows::of_columns(18);
+        for Joining { record, id, fingerprint, failed } in &self.joining {
+            let verdict = failed.as_ref().map(|failed| failed.verdict);
+            let failed_at = failed.as_ref().map(|_| time(now_ms));
+            rows.row()
+                .value(&lane.group)?
+                .value(&lane.topic)?
+                .value(topic_id)?
+                .value(lane.partition)?
+                .value(record.offset)?
+                .value(id.0)?
+                .value(&fingerprint.0[..])?
+                .value(record.timestamp_ms)?
+                .value(record.key.as_deref())?
+                .value(record.value.as_deref())?
+                .value(Json(&record.headers))?
+                .value(verdict.map_or(0, |verdict| verdict.attempts.cast_signed()))?
+                .value(
+                    failed
+                        .as_ref()
+                        .map(|failed| time(now_ms.saturating_add(milliseconds(failed.next_in)))),
+                )?
+                .value(failed_at)?
+                .value(failed_at)?
+                .value(verdict.map(|verdict| verdict.class.as_str()))?
+                .value(verdict.map(|verdict| verdict.code.as_ref()))?
+                .value(verdict.map(|verdict| verdict.text.as_str()))?;
+        }
+        let into = r#"retry_queue
+            (consumer_group, topic, topic_id, partition, "offset", message_id, fingerprint,
+             record_timestamp_ms, key, value, headers, attempts, next_attempt_at,
+             first_failed_at, last_failed_at, error_class, error_code, error_message)"#;
+        copy::insert(connection, into, rows).await?;
         Ok(())
     }
 
@@ -286,8 +282,9 @@ impl Changes<'_> {
              CROSS JOIN LATERAL (
                        SELECT queue_no
                          FROM retry_queue
-                        WHERE consumer_group = $1 AND topic = $2 AND partition = $3
-                          AND (key_hash, queue_no) > (freed.hash, 0) AND key_hash <= freed.hash
+                        WHERE (key_hash, queue_no) > (freed.hash, 0) AND key_hash <= freed.hash
+                          AND CASE WHEN consumer_group = $1 AND topic = $2 AND partition = $3
+                                   THEN true END
                         ORDER BY key_hash, queue_no
                         LIMIT 1
                    ) AS head
@@ -303,6 +300,12 @@ impl Changes<'_> {
         .await?;
         Ok(())
     }
+}
+
+/// The time so many milliseconds after the beginning of 1970.
+fn time(ms: i64) -> OffsetDateTime {
+    OffsetDateTime::from_unix_timestamp_nanos(i128::from(ms) * 1_000_000)
+        .unwrap_or_else(|_| PrimitiveDateTime::MAX.assume_utc())
 }
 
 fn milliseconds(time: Duration) -> i64 {
@@ -330,7 +333,8 @@ pub(crate) struct Due {
 
 /// Messages that are due. Those behind another one are found by a range of `(key_hash, queue_no)`:
 /// with an equality PostgreSQL may prefer to walk all of the queue in the order of `queue_no`, in the
-/// hope of meeting one of the key soon.
+/// hope of meeting one of the key soon. With the partition as a plain condition it expects a single
+/// row, and reads and sorts all of the key for it; what a `CASE` lets through, it cannot tell.
 ///
 /// They come by the order of the log: of each key the oldest, and if that one has
 /// never failed those behind it as well.
@@ -360,9 +364,10 @@ pub(crate) async fn due(
              CROSS JOIN LATERAL (
                        SELECT queue_no
                          FROM retry_queue
-                        WHERE consumer_group = $1 AND topic = $2 AND partition = $3
-                          AND (key_hash, queue_no) > (head.key_hash, head.queue_no)
+                        WHERE (key_hash, queue_no) > (head.key_hash, head.queue_no)
                           AND key_hash <= head.key_hash
+                          AND CASE WHEN consumer_group = $1 AND topic = $2 AND partition = $3
+                                   THEN true END
                         ORDER BY key_hash, queue_no
                         LIMIT $4
                    ) AS behind

@@ -147,6 +147,8 @@ pub(crate) async fn discharge(
            SET charges = charges - 1,
                charged_by = ''
          WHERE consumer_group = $1 AND topic = $2 AND partition = $3 AND charged_by = $4
+           -- What the index has.
+           AND charged_by <> ''
         ",
     )
     .bind(&lane.group)
