@@ -47,11 +47,8 @@ pub(super) async fn waits_of<H: Handler>(
     let is_redriven = |at: usize| redriven.number(range.start + at).is_some();
     let mut queued = Queued::default();
     if looks_up {
-        let mut distinct: Vec<KeyHash> = keys.iter().flatten().copied().collect();
-        distinct.sort_unstable();
-        distinct.dedup();
         let offsets: Vec<i64> = items.iter().map(|item| item.record().offset).collect();
-        queued = opened.look_up_queue(setting.topic_id, &distinct, &offsets).await?;
+        queued = opened.look_up_queue(setting.topic_id, &keys, &offsets).await?;
     }
     if batch.origin == Origin::RetryQueue {
         let failed = (0..range.start).filter(|index| plan.deferral(*index).is_some());

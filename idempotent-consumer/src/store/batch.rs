@@ -144,7 +144,7 @@ impl<'c> Opened<'c> {
     pub(crate) async fn look_up_queue(
         &mut self,
         topic_id: &str,
-        keys: &[KeyHash],
+        keys: &[Option<KeyHash>],
         offsets: &[i64],
     ) -> Result<Queued, BatchError> {
         Ok(retry_queue::look_up(&mut self.transaction, &self.lane, topic_id, keys, offsets).await?)

@@ -27,7 +27,7 @@ pub(crate) async fn look_up(
     connection: &mut PgConnection,
     lane: &LaneName,
     topic_id: &str,
-    keys: &[KeyHash],
+    keys: &[Option<KeyHash>],
     offsets: &[i64],
 ) -> Result<Queued, sqlx::Error> {
     let Heads { blocked, are_all, last_offset } = heads(connection, lane, keys.len()).await?;
@@ -109,8 +109,11 @@ async fn heads(
 async fn blocked_among(
     connection: &mut PgConnection,
     lane: &LaneName,
-    keys: &[KeyHash],
+    keys: &[Option<KeyHash>],
 ) -> Result<Vec<Vec<u8>>, sqlx::Error> {
+    let mut keys: Vec<KeyHash> = keys.iter().flatten().copied().collect();
+    keys.sort_unstable();
+    keys.dedup();
     sqlx::query_scalar(
         r"
         SELECT asked.hash
