@@ -8,11 +8,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
+use idempotent_consumer::nodelay;
 use order_events::{EventKind, OrderContent, parse_event};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::message::{Headers as _, Message as _};
 use serde::{Deserialize, Serialize};
+use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection as _, PgConnection};
 use uuid::Uuid;
 
@@ -104,7 +106,9 @@ fn work(options: &BaselineOptions, count: &Count) -> anyhow::Result<()> {
         .create()?;
     consumer.subscribe(&[&options.topic])?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let mut connection = runtime.block_on(PgConnection::connect(&options.database_url))?;
+    let database: PgConnectOptions = options.database_url.parse()?;
+    let mut connection = runtime.block_on(PgConnection::connect_with(&database))?;
+    nodelay::set_on_connections(&database);
     let mut last = Instant::now();
     while count.done.load(SeqCst) < count.wanted {
         let message = match consumer.poll(Duration::from_millis(100)) {

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::ValueEnum as _;
-use idempotent_consumer::KafkaSettings;
 use idempotent_consumer::publish::Topics;
+use idempotent_consumer::{KafkaSettings, nodelay};
 use local_stack::{Options, Stack, programs};
+use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use tokio::process::Command;
 use tokio::sync::Mutex;
@@ -315,7 +316,10 @@ impl Place<'_> {
     }
 
     pub(crate) async fn connect(&self) -> anyhow::Result<PgConnection> {
-        Ok(PgConnection::connect(&self.url).await?)
+        let options: PgConnectOptions = self.url.parse()?;
+        let connection = PgConnection::connect_with(&options).await?;
+        nodelay::set_on_connections(&options);
+        Ok(connection)
     }
 
     async fn wal(&self) -> anyhow::Result<i64> {

@@ -27,6 +27,9 @@ use crate::failpoint::failpoint;
 /// SQLSTATEs of what INSERT may be able to do all the same: a table with row-level security, a view,
 /// a column of another type.
 const NOT_BY_COPY: [&str; 4] = ["0A000", "42809", "22P03", "22P04"];
+/// What is sent at a time, in bytes: the client library copies it into a buffer that stays as large
+/// as its largest.
+const CHUNK: usize = 64 * 1024;
 /// From so many rows on, COPY costs less than what it takes to try it.
 const COPY_FROM: usize = 32;
 /// Attempts that are passed over after failures in a row, at most.
@@ -114,7 +117,9 @@ pub(crate) async fn insert(
     rows.data.extend_from_slice(&(-1_i16).to_be_bytes());
     let mut copy =
         connection.copy_in_raw(&format!("COPY {into} FROM STDIN (FORMAT binary)")).await?;
-    copy.send(rows.data.as_slice()).await?;
+    for chunk in rows.data.chunks(CHUNK) {
+        copy.send(chunk).await?;
+    }
     // The server waits for the rest, with its locks, however long that takes.
     failpoint("consumer.inside_copy");
     copy.finish().await
