@@ -76,7 +76,9 @@ pub(crate) async fn give_lease_back(
 
 /// The oldest rows that may go out, in order, up to `max_rows` and about `max_bytes`. A refused
 /// row holds up its topic and key, except that it is tried again after ten seconds; a null key holds
-/// up itself only. Ids commit late, so this is never "above the last one seen".
+/// up itself only. Ids commit late, so this is never "above the last one seen". A plain NOT EXISTS
+/// PostgreSQL makes a join of, for which it reads and sorts all of the outbox each time; it may not
+/// look into a `CASE`, and walks the rows in their order until it has enough.
 pub(crate) async fn select(
     connection: &mut PgConnection,
     max_rows: i64,
@@ -91,13 +93,13 @@ pub(crate) async fn select(
         ), candidate AS (
             SELECT id, topic, partition, key, value, headers, may_omit_value
               FROM outbox
-             WHERE NOT EXISTS (
+             WHERE CASE WHEN EXISTS (
                        SELECT
                          FROM refused
                         WHERE refused.topic = outbox.topic
                           AND refused.id <= outbox.id
                           AND (refused.key = outbox.key OR refused.id = outbox.id)
-                   )
+                   ) THEN false ELSE true END
              ORDER BY id
              LIMIT $1
         ), sized AS (
@@ -114,6 +116,8 @@ pub(crate) async fn select(
     )
     .bind(max_rows)
     .bind(max_bytes)
+    // Planned each time, since the table grows from nothing to very much within seconds.
+    .persistent(false)
     .fetch_all(connection)
     .await?;
     rows.into_iter()
