@@ -5,6 +5,8 @@ use sqlx::types::Json;
 use sqlx::types::time::OffsetDateTime;
 use uuid::Uuid;
 
+use super::time_of;
+use crate::copy::{self, BinaryRows};
 use crate::handler::Outgoing;
 use crate::message::{MessageId, Record};
 use crate::outcome::Verdict;
@@ -20,7 +22,7 @@ pub(crate) struct NewDeadLetter<'a> {
     pub event_type: Option<&'a str>,
     pub record: &'a Record,
     pub verdict: &'a Verdict,
-    /// Milliseconds since 1970, for the header only; the row has the database's clock.
+    /// The database's clock when the transaction began, in milliseconds since 1970.
     pub now_ms: i64,
     /// `None`: now.
     pub first_failed_at: Option<OffsetDateTime>,
@@ -78,46 +80,35 @@ pub(crate) async fn insert(
     group: &str,
     letters: &[NewDeadLetter<'_>],
 ) -> Result<(), sqlx::Error> {
-    // No text column takes a NUL, and a type is whatever a producer wrote.
-    let event_types: Vec<Option<String>> =
-        letters.iter().map(|l| l.event_type.map(|t| t.replace('\0', "\u{fffd}"))).collect();
-    sqlx::query(
-        r#"
-        INSERT INTO dead_letters
-               (dlq_id, message_id, original_id, event_type, topic, partition, "offset",
-                record_timestamp, key, value, headers,
-                error_class, error_code, error_message, attempts, first_failed_at, consumer_group)
-        SELECT dlq_id, message_id, original_id, event_type, topic, partition, "offset",
-               record_timestamp, key, value, headers,
-               error_class, error_code, error_message, attempts, coalesce(first_failed_at, now()),
-               $17
-          FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::integer[],
-                      $7::bigint[], $8::timestamptz[], $9::bytea[], $10::bytea[], $11::jsonb[],
-                      $12::text[], $13::text[], $14::text[], $15::integer[],
-                      $16::timestamptz[])
-               AS letter (dlq_id, message_id, original_id, event_type, topic, partition, "offset",
-                          record_timestamp, key, value, headers, error_class, error_code,
-                          error_message, attempts, first_failed_at)
-        "#,
-    )
-    .bind(letters.iter().map(|l| l.dlq_id).collect::<Vec<_>>())
-    .bind(letters.iter().map(|l| l.message_id.0).collect::<Vec<_>>())
-    .bind(letters.iter().map(|l| l.original_id.0).collect::<Vec<_>>())
-    .bind(event_types)
-    .bind(letters.iter().map(|l| &*l.record.source.topic).collect::<Vec<_>>())
-    .bind(letters.iter().map(|l| l.record.source.partition).collect::<Vec<_>>())
-    .bind(letters.iter().map(|l| l.record.offset).collect::<Vec<_>>())
-    .bind(letters.iter().map(NewDeadLetter::timestamp).collect::<Vec<_>>())
-    .bind(letters.iter().map(|l| l.record.key.as_deref()).collect::<Vec<_>>())
-    .bind(letters.iter().map(|l| l.record.value.as_deref()).collect::<Vec<_>>())
-    .bind(letters.iter().map(|l| Json(&l.record.headers)).collect::<Vec<_>>())
-    .bind(letters.iter().map(|l| l.verdict.class.as_str()).collect::<Vec<_>>())
-    .bind(letters.iter().map(|l| l.verdict.code.as_ref()).collect::<Vec<_>>())
-    .bind(letters.iter().map(|l| l.verdict.text.as_str()).collect::<Vec<_>>())
-    .bind(letters.iter().map(|l| l.verdict.attempts.cast_signed()).collect::<Vec<_>>())
-    .bind(letters.iter().map(|l| l.first_failed_at).collect::<Vec<_>>())
-    .bind(group)
-    .execute(connection)
-    .await?;
+    let mut rows = BinaryRows::of_columns(18);
+    for letter in letters {
+        let NewDeadLetter { record, verdict, .. } = letter;
+        let now = time_of(letter.now_ms);
+        rows.row()
+            .value(letter.dlq_id)?
+            .value(letter.message_id.0)?
+            .value(letter.original_id.0)?
+            // No text column takes a NUL, and a type is whatever a producer wrote.
+            .value(letter.event_type.map(|event_type| event_type.replace('\0', "\u{fffd}")))?
+            .value(&*record.source.topic)?
+            .value(record.source.partition)?
+            .value(record.offset)?
+            .value(letter.timestamp())?
+            .value(record.key.as_deref())?
+            .value(record.value.as_deref())?
+            .value(Json(&record.headers))?
+            .value(verdict.class.as_str())?
+            .value(&*verdict.code)?
+            .value(verdict.text.as_str())?
+            .value(verdict.attempts.cast_signed())?
+            .value(letter.first_failed_at.unwrap_or(now))?
+            .value(now)?
+            .value(group)?;
+    }
+    let into = r#"dead_letters
+        (dlq_id, message_id, original_id, event_type, topic, partition, "offset",
+         record_timestamp, key, value, headers, error_class, error_code, error_message, attempts,
+         first_failed_at, last_failed_at, consumer_group)"#;
+    copy::insert(connection, into, rows).await?;
     Ok(())
 }

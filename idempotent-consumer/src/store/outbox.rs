@@ -3,6 +3,7 @@
 use sqlx::types::Json;
 use sqlx::{PgConnection, Row};
 
+use crate::copy::{self, BinaryRows};
 use crate::handler::Outgoing;
 use crate::message::Headers;
 
@@ -20,23 +21,18 @@ pub(crate) async fn insert(
     records: &[Outgoing],
     may_omit_value: bool,
 ) -> Result<(), sqlx::Error> {
-    sqlx::query(
-        r"
-        INSERT INTO outbox (topic, partition, key, value, headers, may_omit_value)
-        SELECT topic, partition, key, value, headers, $6
-          FROM unnest($1::text[], $2::integer[], $3::bytea[], $4::bytea[], $5::jsonb[])
-               WITH ORDINALITY AS record (topic, partition, key, value, headers, place)
-         ORDER BY place
-        ",
-    )
-    .bind(records.iter().map(|r| r.topic.as_str()).collect::<Vec<_>>())
-    .bind(records.iter().map(|r| r.partition).collect::<Vec<_>>())
-    .bind(records.iter().map(|r| r.key.as_deref()).collect::<Vec<_>>())
-    .bind(records.iter().map(|r| r.value.as_deref()).collect::<Vec<_>>())
-    .bind(records.iter().map(|r| Json(&r.headers)).collect::<Vec<_>>())
-    .bind(may_omit_value)
-    .execute(connection)
-    .await?;
+    let mut rows = BinaryRows::of_columns(6);
+    for record in records {
+        rows.row()
+            .value(&record.topic)?
+            .value(record.partition)?
+            .value(record.key.as_deref())?
+            .value(record.value.as_deref())?
+            .value(Json(&record.headers))?
+            .value(may_omit_value)?;
+    }
+    let into = "outbox (topic, partition, key, value, headers, may_omit_value)";
+    copy::insert(connection, into, rows).await?;
     Ok(())
 }
 

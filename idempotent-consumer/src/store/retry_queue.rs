@@ -4,11 +4,12 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use sqlx::types::Json;
-use sqlx::types::time::{OffsetDateTime, PrimitiveDateTime};
+use sqlx::types::time::OffsetDateTime;
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
 use super::batch::LaneName;
+use super::time_of;
 use crate::copy::{self, BinaryRows};
 use crate::deferral::KeyHash;
 use crate::failure::FailureClass;
@@ -193,7 +194,7 @@ impl Changes<'_> {
         let mut rows = BinaryRows::of_columns(18);
         for Joining { record, id, fingerprint, failed } in &self.joining {
             let verdict = failed.as_ref().map(|failed| failed.verdict);
-            let failed_at = failed.as_ref().map(|_| time(now_ms));
+            let failed_at = failed.as_ref().map(|_| time_of(now_ms));
             rows.row()
                 .value(&lane.group)?
                 .value(&lane.topic)?
@@ -210,7 +211,7 @@ impl Changes<'_> {
                 .value(
                     failed
                         .as_ref()
-                        .map(|failed| time(now_ms.saturating_add(milliseconds(failed.next_in)))),
+                        .map(|failed| time_of(now_ms.saturating_add(milliseconds(failed.next_in)))),
                 )?
                 .value(failed_at)?
                 .value(failed_at)?
@@ -303,12 +304,6 @@ impl Changes<'_> {
         .await?;
         Ok(())
     }
-}
-
-/// The time so many milliseconds after the beginning of 1970.
-fn time(ms: i64) -> OffsetDateTime {
-    OffsetDateTime::from_unix_timestamp_nanos(i128::from(ms) * 1_000_000)
-        .unwrap_or_else(|_| PrimitiveDateTime::MAX.assume_utc())
 }
 
 fn milliseconds(time: Duration) -> i64 {
