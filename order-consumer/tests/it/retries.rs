@@ -88,6 +88,28 @@ fn what_waits_survives_a_kill_and_its_attempts_are_counted_on() {
 }
 
 #[test]
+fn a_small_batch_finds_its_keys_among_many_that_wait() {
+    let world = World::new("among_many", 1);
+    wait(break_customer(&world, "c-%"));
+    world.send(&orders(0, 40, 40));
+    let consumer = Consumer::start(&world, &PATIENT);
+    world.wait_consumed();
+    consumer.stop().summary();
+    assert_eq!(world.number("SELECT count(*) FROM retry_queue"), 40);
+    wait(mend_customer(&world));
+    // Twenty of customers with nothing in the queue, and forty of those with something.
+    world.send(&orders(40, 60, 60));
+    let consumer = Consumer::start(&world, &[&PATIENT[..], &["--batch-size", "3"]].concat());
+    world.wait_consumed();
+    assert_eq!((world.claims(), world.number("SELECT count(*) FROM retry_queue")), (20, 80));
+    world.run("retries", &["now", "--all"]).succeeded();
+    eventually("nothing waits", || world.number("SELECT count(*) FROM retry_queue") == 0);
+    consumer.stop().summary();
+    assert_eq!(world.claims(), 100);
+    world.audit();
+}
+
+#[test]
 fn a_message_read_again_while_it_waits_is_neither_applied_nor_queued_twice() {
     let world = World::new("again", 1);
     wait(break_customer(&world, &customer(0)));

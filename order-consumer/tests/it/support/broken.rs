@@ -5,14 +5,15 @@ use super::Place;
 /// Long enough for a test to look at what waits.
 pub(crate) const PATIENT: [&str; 4] = ["--retry-backoff", "10m", "--retry-backoff-max", "1h"];
 
-/// The database cancels every statement that touches an order of this customer.
+/// The database cancels every statement that touches an order of this customer, or of those that
+/// match this pattern of LIKE.
 pub(crate) async fn break_customer(place: &Place, customer: &str) {
     place
         .sql(&format!(
             "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
              BEGIN RAISE EXCEPTION 'too slow' USING ERRCODE = 'query_canceled'; END $$;
              CREATE TRIGGER refuse BEFORE INSERT OR UPDATE ON orders FOR EACH ROW
-             WHEN (NEW.customer_id = '{customer}') EXECUTE FUNCTION refuse()"
+             WHEN (NEW.customer_id LIKE '{customer}') EXECUTE FUNCTION refuse()"
         ))
         .await;
 }
