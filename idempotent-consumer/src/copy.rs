@@ -1,6 +1,6 @@
-//! New rows by binary COPY, the cheapest way into a table that PostgreSQL has. It knows no
-//! `ON CONFLICT`, so it is for rows that are probably new: the primary key judges, and where it
-//! objects, a savepoint makes the attempt undone and the caller takes the careful way.
+//! Rows by binary COPY, the cheapest way into a table that PostgreSQL has. It knows no
+//! `ON CONFLICT`, so where rows are only probably new, the primary key judges: if it objects, a
+//! savepoint makes the attempt undone and the caller takes the careful way.
 //!
 //! ```
 //! # use idempotent_consumer::copy::{BinaryRows, Optimism, insert_new};

@@ -9,7 +9,8 @@ compile_error!(
     "`failpoints` lets an environment variable kill the process: never in a release build"
 );
 
-/// Every point of the consumer, in the order in which a message meets them.
+/// Every point of the consumer, in the order in which a message meets them first: every COPY has one
+/// inside, also those of dead letters, of the outbox and of the retry queue.
 pub const CONSUMER: [&str; 20] = [
     "owner.on_assign",
     "consumer.before_take_over",

@@ -4,7 +4,7 @@
 //! to 40 ms. To be removed with the first sqlx that sets it.
 //!
 //! sqlx tells nobody which socket a connection has, so this asks the process for its sockets, and
-//! sets the option on each whose peer has the database's port. A wrong one would lose nothing.
+//! sets the option on each whose peer has the database's port.
 #![allow(unsafe_code)]
 
 use sqlx::postgres::PgConnectOptions;
@@ -20,8 +20,9 @@ pub fn set_on_connections(options: &PgConnectOptions) {
 
 #[cfg(target_os = "linux")]
 mod linux {
+    use std::mem::ManuallyDrop;
     use std::net::TcpStream;
-    use std::os::fd::{BorrowedFd, RawFd};
+    use std::os::fd::{FromRawFd, RawFd};
 
     pub(super) fn set_on_connections(port: u16) {
         let Ok(descriptors) = std::fs::read_dir("/proc/self/fd") else { return };
@@ -39,12 +40,10 @@ mod linux {
     }
 
     fn set_if_connected_to(number: RawFd, port: u16) {
-        // SAFETY: the number is borrowed for one call, which duplicates what it stands for. Whoever
-        // has it may close it meanwhile: then that call fails, or duplicates what another thread
-        // has just opened under the number, of which only a peer's port is asked below.
-        let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
-        let Ok(duplicate) = borrowed.try_clone_to_owned() else { return };
-        let stream = TcpStream::from(duplicate);
+        // SAFETY: it is never closed here. Whoever has it may close it meanwhile: then the two calls
+        // below fail, or meet what another thread has just opened under the number, and they change
+        // nothing but this option of a TCP connection to the port.
+        let stream = ManuallyDrop::new(unsafe { TcpStream::from_raw_fd(number) });
         if stream.peer_addr().is_ok_and(|peer| peer.port() == port) {
             // Without it COPY is slower, and that is all.
             let _ = stream.set_nodelay(true);

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 use sqlx::{Connection, PgConnection, Postgres, Row, Transaction};
 use uuid::Uuid;
@@ -64,7 +65,9 @@ pub(crate) struct Opened<'c> {
     /// The last transaction before an operator accepted this log.
     accepted_batch_seq: i64,
     xact: String,
+    /// The database's clock, in milliseconds since 1970, and when it was read.
     now_ms: i64,
+    read_at: Instant,
     /// Whether anything of this partition is in the retry queue.
     pub has_queue: bool,
     /// What claims may be gone.
@@ -135,6 +138,7 @@ impl<'c> Opened<'c> {
             accepted_batch_seq,
             xact,
             now_ms,
+            read_at: Instant::now(),
             has_queue,
             memory,
         })
@@ -376,8 +380,11 @@ impl<'c> Claimed<'c> {
     /// Writes dead letters, what is to be published, and progress.
     pub(crate) async fn finish(mut self, ends: &Ends<'_>) -> Result<Finished<'c>, BatchError> {
         let Ends { rejected, dead, outgoing, dlq_topic, topic_id, queue, counts, .. } = ends;
+        // What the handler took is not to be part of a wait.
+        let waited = i64::try_from(self.opened.read_at.elapsed().as_millis()).unwrap_or(i64::MAX);
+        let clock_ms = self.opened.now_ms.saturating_add(waited);
         let Ends { redriven, next_offset, .. } = ends;
-        let Opened { transaction, lane, xact, batch_seq, accepted_batch_seq, now_ms, .. } =
+        let Opened { transaction, lane, xact, batch_seq, accepted_batch_seq, .. } =
             &mut self.opened;
         if !rejected.is_empty() {
             let ids: Vec<Uuid> = rejected.iter().map(|id| id.0).collect();
@@ -413,7 +420,7 @@ impl<'c> Claimed<'c> {
         if !outgoing.is_empty() {
             outbox::insert(transaction, outgoing, false).await?;
         }
-        queue.write(transaction, lane, topic_id, *now_ms).await?;
+        queue.write(transaction, lane, topic_id, clock_ms).await?;
         let progress = sqlx::query(
             r"
             UPDATE partition_progress

@@ -164,7 +164,7 @@ pub(crate) struct Changes<'a> {
 }
 
 impl Changes<'_> {
-    /// `now_ms` is the database's clock, in milliseconds since 1970.
+    /// `now_ms` is the database's clock now, in milliseconds since 1970.
     pub(crate) async fn write(
         &self,
         connection: &mut PgConnection,
