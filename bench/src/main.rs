@@ -60,6 +60,16 @@ enum Command {
     Latency(LatencyOptions),
     /// Purge old claims, beside batches that claim
     Purge(PurgeOptions),
+    /// All of these, one after the other
+    All {
+        /// Records in a topic; ten times as many where one customer in ten is refused, since who
+        /// that is has to be found out first
+        #[arg(long, default_value_t = 300_000, value_parser = clap::value_parser!(u64).range(1_000..))]
+        events: u64,
+        /// How results are printed: one table or one line of JSON after the other
+        #[arg(short, long, value_enum, default_value = "table")]
+        output: Format,
+    },
 }
 
 #[derive(Args)]
@@ -86,7 +96,7 @@ enum Format {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match run(Cli::parse()).await {
+    match run(&Cli::parse().command).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -95,8 +105,8 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn run(cli: Cli) -> anyhow::Result<()> {
-    let (options, contenders) = match &cli.command {
+async fn run(command: &Command) -> anyhow::Result<()> {
+    let (options, contenders) = match command {
         Command::Drain(options) => (options, drain()),
         Command::Disturbed(options) => (options, disturbed()),
         Command::Growth { options, claims } => {
@@ -110,6 +120,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Produce(options) => return produce::run(options).await,
         Command::Latency(options) => return latency::run(options).await,
         Command::Purge(options) => return purge::run(options).await,
+        Command::All { events, output } => return all(*events, *output).await,
     };
     let wanted = |contender: &Contender| {
         let name = contender.name();
@@ -122,6 +133,28 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
     let runs = on_stage(options.events, take_turns).await?;
     let report = Report::of(&contenders, &runs, options.events);
     report.print(matches!(options.output, Format::Json))
+}
+
+/// Each as its own command would run it.
+async fn all(events: u64, output: Format) -> anyhow::Result<()> {
+    let output = match output {
+        Format::Table => ["--output", "table"],
+        Format::Json => ["--output", "json"],
+    };
+    let (few, many) = (events.to_string(), events.saturating_mul(10).to_string());
+    for arguments in [
+        &["drain", "--events", &few][..],
+        &["disturbed", "--events", &many],
+        &["growth", "--events", &few],
+        &["produce", "--events", &few],
+        &["latency", "--events", &few],
+        &["purge"],
+    ] {
+        eprintln!("bench {}", arguments.join(" "));
+        let arguments = ["bench"].iter().chain(arguments).chain(&output);
+        Box::pin(run(&Cli::try_parse_from(arguments)?.command)).await?;
+    }
+    Ok(())
 }
 
 /// The first one is what the others are compared with.
