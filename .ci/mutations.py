@@ -124,7 +124,7 @@ MUTATIONS = [
     Mutation(
         "some-blocked-keys-taken-for-all",
         "of many keys that wait, only as many are read as a batch has messages",
-        [(ENGINE + "store/retry_queue.rs",
+        [(ENGINE + "store/retry_queue/look_up.rs",
           "are_all: rows.len() <= at_most,\n",
           "are_all: rows.len() <= at_most + 1,\n")],
         (CONSUMER_TESTS, "a_small_batch_finds_its_keys_among_many_that_wait"),
@@ -132,7 +132,7 @@ MUTATIONS = [
     Mutation(
         "read-again-not-looked-up",
         "a record that is read again is not looked for in the retry queue",
-        [(ENGINE + "store/retry_queue.rs",
+        [(ENGINE + "store/retry_queue/look_up.rs",
           "last_offset.is_some_and(|last| *at <= last)",
           "last_offset.is_some_and(|last| *at > last)")],
         (CONSUMER_TESTS, "a_message_read_again_while_it_waits_is_neither_applied_nor_queued_twice"),

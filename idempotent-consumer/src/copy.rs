@@ -125,8 +125,8 @@ pub(crate) async fn insert(
     copy.finish().await
 }
 
-/// Whether to try the cheap way first: not for a few rows; and after failures in a row, 1, 2, 4, … 64 attempts are passed
-/// over.
+/// Whether to try the cheap way first: not for a few rows; and after failures in a row, 1, 2, 4, …
+/// 64 attempts are passed over.
 #[derive(Debug, Default)]
 pub struct Optimism {
     state: Mutex<Wary>,

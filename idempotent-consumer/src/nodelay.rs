@@ -5,7 +5,6 @@
 //!
 //! sqlx tells nobody which socket a connection has, so this asks the process for its sockets, and
 //! sets the option on each whose peer has the database's port.
-#![allow(unsafe_code)]
 
 use sqlx::postgres::PgConnectOptions;
 
@@ -39,6 +38,7 @@ mod linux {
         }
     }
 
+    #[expect(unsafe_code, reason = "nothing else turns a number into a socket")]
     fn set_if_connected_to(number: RawFd, port: u16) {
         // SAFETY: it is never closed here. Whoever has it may close it meanwhile: then the two calls
         // below fail, or meet what another thread has just opened under the number, and they change

@@ -123,11 +123,9 @@ async fn free_among<B>(
         .iter()
         .filter_map(|message| {
             let (at, id, fingerprint) = message;
-            let is_held = match holders.get(id) {
-                Some(holder) if holder == fingerprint => true,
-                Some(_) => holders.get(&of_conflict(message)) == Some(fingerprint),
-                None => false,
-            };
+            let is_held = holders.get(id).is_some_and(|holder| {
+                holder == fingerprint || holders.get(&of_conflict(message)) == Some(fingerprint)
+            });
             match opened.memory.unclaimed(*id, items[*at].record()) {
                 _ if is_held => Some((*at, Some(Waits::Done))),
                 _ if items[*at].waits_for_nobody => Some((*at, None)),

@@ -144,6 +144,13 @@ impl<'c> Opened<'c> {
         })
     }
 
+    /// The database's clock now, in milliseconds since 1970: what the handler took is not to be part
+    /// of a wait.
+    fn clock_ms(&self) -> i64 {
+        let since = i64::try_from(self.read_at.elapsed().as_millis()).unwrap_or(i64::MAX);
+        self.now_ms.saturating_add(since)
+    }
+
     /// What of a batch is in the retry queue, or has its key there.
     pub(crate) async fn look_up_queue(
         &mut self,
@@ -380,10 +387,8 @@ impl<'c> Claimed<'c> {
     /// Writes dead letters, what is to be published, and progress.
     pub(crate) async fn finish(mut self, ends: &Ends<'_>) -> Result<Finished<'c>, BatchError> {
         let Ends { rejected, dead, outgoing, dlq_topic, topic_id, queue, counts, .. } = ends;
-        // What the handler took is not to be part of a wait.
-        let waited = i64::try_from(self.opened.read_at.elapsed().as_millis()).unwrap_or(i64::MAX);
-        let clock_ms = self.opened.now_ms.saturating_add(waited);
         let Ends { redriven, next_offset, .. } = ends;
+        let clock_ms = self.opened.clock_ms();
         let Opened { transaction, lane, xact, batch_seq, accepted_batch_seq, .. } =
             &mut self.opened;
         if !rejected.is_empty() {
