@@ -1,12 +1,13 @@
 //! How much one customer in ten whose rows are refused costs the others: the time to the end of the
-//! log, with and without. What is refused waits in the retry queue meanwhile.
+//! log, with and without. What is refused waits in the retry queue meanwhile. A trigger refuses, and
+//! both have it: where there is one, PostgreSQL inserts row by row, refused or not.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use local_stack::programs::Program;
-use sqlx::{Executor as _, PgConnection};
+use sqlx::{AssertSqlSafe, Executor as _, PgConnection};
 
 use crate::contender::Run;
 use crate::stage::{Place, Shape, Stage};
@@ -15,27 +16,31 @@ const PATIENCE: Duration = Duration::from_mins(10);
 const POLL: Duration = Duration::from_millis(50);
 /// Customers are c-0 to c-999.
 const SHAPE: Shape = Shape { partitions: 6, duplicates: 0, poison: 0, customers: 1000 };
-const REFUSE: &str = "
-    CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
-    BEGIN RAISE EXCEPTION 'too slow' USING ERRCODE = 'query_canceled'; END $$;
-    CREATE TRIGGER refuse BEFORE INSERT OR UPDATE ON orders FOR EACH ROW
-           WHEN (NEW.customer_id LIKE '%7') EXECUTE FUNCTION refuse()";
+/// One customer in ten; or nobody, since no id ends so.
+const FAILING: &str = "%7";
+const NOBODY: &str = "%nobody";
+
+fn trigger(refused: &str) -> String {
+    format!(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+         BEGIN RAISE EXCEPTION 'too slow' USING ERRCODE = 'query_canceled'; END $$;
+         CREATE TRIGGER refuse BEFORE INSERT OR UPDATE ON orders FOR EACH ROW
+                WHEN (NEW.customer_id LIKE '{refused}') EXECUTE FUNCTION refuse()"
+    )
+}
 
 /// From the first commit to the end of the log.
 pub(crate) async fn run(stage: &Stage, refused: bool) -> anyhow::Result<Run> {
     let place = stage.place(SHAPE).await?;
     let mut connection = place.connect().await?;
-    if refused {
-        connection.execute(REFUSE).await?;
-    }
+    let trigger = trigger(if refused { FAILING } else { NOBODY });
+    connection.execute(AssertSqlSafe(trigger)).await?;
     let before = place.before().await?;
     let mut run = place.consumer("run");
     run.args(["--listen", "127.0.0.1:0", "-o", "json"]);
     let mut program = Program::start(run, place.folder(), place.name())?;
     let measured = watch(&place, &mut connection, &mut program, stage.events).await;
-    if refused {
-        connection.execute("DROP TRIGGER refuse ON orders").await?;
-    }
+    connection.execute("DROP TRIGGER refuse ON orders").await?;
     program.signal(rustix::process::Signal::TERM);
     let ended = program.ended(Duration::from_mins(1)).await?;
     let (events, seconds) = measured?;

@@ -78,6 +78,8 @@ impl Changes<'_> {
             let next_at = failed
                 .as_ref()
                 .map(|failed| time_of(now_ms.saturating_add(milliseconds(failed.next_in))));
+            let headers = serde_json::to_string(&record.headers)
+                .map_err(|error| sqlx::Error::Encode(error.into()))?;
             rows.row()
                 .value(&lane.group)?
                 .value(&lane.topic)?
@@ -89,7 +91,7 @@ impl Changes<'_> {
                 .value(record.timestamp_ms)?
                 .value(record.key.as_deref())?
                 .value(record.value.as_deref())?
-                .value(Json(&record.headers))?
+                .value(headers)?
                 .value(verdict.map_or(0, |verdict| verdict.attempts.cast_signed()))?
                 .value(next_at)?
                 .value(failed_at)?

@@ -9,6 +9,9 @@ use crate::deferral::KeyHash;
 use crate::message::{Fingerprint, MessageId};
 use crate::store::batch::LaneName;
 
+/// Reading so many heads costs less than looking a single key up.
+const FEW: usize = 100;
+
 /// What of a batch is in the queue, or has its key there.
 #[derive(Debug, Default)]
 pub(crate) struct Queued {
@@ -24,7 +27,7 @@ pub(crate) async fn look_up(
     keys: &[Option<KeyHash>],
     offsets: &[i64],
 ) -> Result<Queued, sqlx::Error> {
-    let Heads { blocked, are_all, last_offset } = heads(connection, lane, keys.len()).await?;
+    let Heads { blocked, are_all, last_offset } = heads(connection, lane, keys.len().max(FEW)).await?;
     let blocked = if are_all { blocked } else { blocked_among(connection, lane, keys).await? };
     // Only what is read again can be there already.
     let again: Vec<i64> =
@@ -115,9 +118,10 @@ async fn blocked_among(
          WHERE EXISTS (
                    SELECT
                      FROM retry_queue
-                    WHERE consumer_group = $1 AND topic = $2 AND partition = $3
-                      AND key_hash = asked.hash
-                      AND next_attempt_at IS NOT NULL
+                    WHERE key_hash = asked.hash AND next_attempt_at IS NOT NULL
+                      -- Else it may walk all of the partition's for each.
+                      AND CASE WHEN consumer_group = $1 AND topic = $2 AND partition = $3
+                               THEN true END
                )
         ",
     )
@@ -125,6 +129,7 @@ async fn blocked_among(
     .bind(&lane.topic)
     .bind(lane.partition)
     .bind(keys.iter().map(|key| &key.0[..]).collect::<Vec<_>>())
+    .persistent(false)
     .fetch_all(connection)
     .await
 }
