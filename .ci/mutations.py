@@ -50,30 +50,31 @@ MUTATIONS = [
         "claim-outside-the-transaction",
         "claims are committed on their own, before the effects",
         [(ENGINE + "store/batch.rs",
-          "            None => self.insert_claims(&rows).await?,\n        };\n",
-          "            None => self.insert_claims(&rows).await?,\n        };\n"
+          "        Ok(Claimed { opened: self, result })\n",
           "        sqlx::raw_sql(\"COMMIT; BEGIN\").execute(&mut *self.transaction).await?;\n"
           "        self.xact = sqlx::query_scalar(\"SELECT pg_current_xact_id()::text\")\n"
           "            .fetch_one(&mut *self.transaction)\n"
-          "            .await?;\n")],
+          "            .await?;\n"
+          "        Ok(Claimed { opened: self, result })\n")],
         (ENGINE_TESTS, "a_failure_of_the_world_around_is_waited_out_and_counts_no_attempt"),
     ),
     Mutation(
         "claim-and-comparison-in-one-statement",
         "who holds an id is read with the snapshot of the claim",
-        [(ENGINE + "store/batch.rs",
-          "        let won: Vec<Uuid> = sqlx::query_scalar(\n            r#\"\n            INSERT",
-          "        let held = holders(&mut self.transaction, &self.lane.group, &ids).await?;\n"
-          "        let won: Vec<Uuid> = sqlx::query_scalar(\n            r#\"\n            INSERT"),
-         (ENGINE + "store/batch.rs",
-          "        result.held = holders(&mut self.transaction, &self.lane.group, &lost).await?;\n",
-          "        let ours: HashMap<MessageId, Fingerprint> =\n"
-          "            claims.iter().map(|claim| (claim.id, batch[claim.index].fingerprint)).collect();\n"
-          "        result.held = lost\n"
-          "            .into_iter()\n"
-          "            .map(MessageId)\n"
-          "            .map(|id| (id, held.get(&id).copied().unwrap_or(ours[&id])))\n"
-          "            .collect();\n")],
+        [(ENGINE + "store/claims.rs",
+          "    let won: Vec<Uuid> = sqlx::query_scalar(\n        r#\"\n        INSERT",
+          "    let held = holders(connection, &lane.group, &ids).await?;\n"
+          "    let won: Vec<Uuid> = sqlx::query_scalar(\n        r#\"\n        INSERT"),
+         (ENGINE + "store/claims.rs",
+          "    result.held = holders(connection, &lane.group, &lost).await?;\n    Ok(result)\n",
+          "    let ours: HashMap<Uuid, Option<Fingerprint>> = rows\n"
+          "        .iter()\n"
+          "        .map(|row| (row.id, Fingerprint::from_bytes(row.fingerprint)))\n"
+          "        .collect();\n"
+          "    result.held = lost\n"
+          "        .into_iter()\n"
+          "        .filter_map(|id| Some((MessageId(id), held.get(&MessageId(id)).copied().or(ours[&id])?)))\n"
+          "        .collect();\n    Ok(result)\n")],
         (CONSUMER_TESTS, "an_id_that_is_claimed_meanwhile_with_other_content_is_a_conflict"),
     ),
     Mutation(
@@ -206,10 +207,10 @@ MUTATIONS = [
     Mutation(
         "claims-copied-whatever-was-there",
         "a COPY of claims that met one that was there counts as won",
-        [(ENGINE + "store/batch.rs",
-          "        Ok(insert_new(&mut self.transaction, into, copy).await?.then_some(result))\n",
-          "        insert_new(&mut self.transaction, into, copy).await?;\n"
-          "        Ok(Some(result))\n")],
+        [(ENGINE + "store/claims.rs",
+          "    Ok(insert_new(connection, into, copy).await?.then_some(result))\n",
+          "    insert_new(connection, into, copy).await?;\n"
+          "    Ok(Some(result))\n")],
         (CONSUMER_TESTS, "in_batches_of_any_size_duplicates_are_found_whether_they_were_seen_or_not"),
     ),
     Mutation(

@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::baseline::Kind;
+use crate::peers::{self, Peer};
 use crate::stage::{Shape, Stage};
 use crate::usage::Usage;
 use crate::{ceiling, consumer, disturbed};
 
 /// Who takes part.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Contender {
     /// The rows of the consumer, by COPY into two tables with their primary keys.
     Copy { connections: u32 },
@@ -22,6 +23,8 @@ pub(crate) enum Contender {
     Baseline { kind: Kind, workers: u32 },
     /// The consumer, to the end of the log, perhaps with one customer in ten refused.
     Disturbed { refused: bool },
+    /// What a user would pick instead.
+    Peer(Peer),
 }
 
 /// One run.
@@ -44,7 +47,7 @@ impl Run {
 }
 
 impl Contender {
-    pub(crate) fn name(self) -> String {
+    pub(crate) fn name(&self) -> String {
         match self {
             Self::Copy { connections: 1 } => "COPY, 1 connection".to_owned(),
             Self::Copy { connections } => format!("COPY, {connections} connections"),
@@ -54,8 +57,8 @@ impl Contender {
                         .then(|| format!("{} partition", shape.partitions)),
                     (shape.duplicates > 0).then(|| format!("{} % duplicates", shape.duplicates)),
                     (shape.poison > 0).then(|| format!("{} % poison", shape.poison)),
-                    (concurrency != 4).then(|| format!("concurrency {concurrency}")),
-                    (processes > 1).then(|| format!("{processes} processes")),
+                    (*concurrency != 4).then(|| format!("concurrency {concurrency}")),
+                    (*processes > 1).then(|| format!("{processes} processes")),
                 ];
                 let name = std::iter::once("consumer".to_owned());
                 name.chain(parts.into_iter().flatten()).collect::<Vec<_>>().join(", ")
@@ -71,26 +74,28 @@ impl Contender {
             }
             Self::Disturbed { refused: false } => "undisturbed".to_owned(),
             Self::Disturbed { refused: true } => "one customer in ten refused".to_owned(),
+            Self::Peer(peer) => peer.name.clone(),
         }
     }
 
     /// Whether it is a ceiling: the best of these is what others are compared with.
-    pub(crate) fn is_ceiling(self) -> bool {
+    pub(crate) fn is_ceiling(&self) -> bool {
         matches!(
             self,
             Self::Copy { .. } | Self::Disturbed { refused: false } | Self::Grown { claims: 0 }
         )
     }
 
-    pub(crate) async fn run(self, stage: &Stage) -> anyhow::Result<Run> {
+    pub(crate) async fn run(&self, stage: &Stage) -> anyhow::Result<Run> {
         match self {
-            Self::Copy { connections } => ceiling::run(stage, connections).await,
+            Self::Copy { connections } => ceiling::run(stage, *connections).await,
             Self::Consumer { shape, concurrency, processes } => {
-                consumer::run(stage, shape, concurrency, processes).await
+                consumer::run(stage, *shape, *concurrency, *processes).await
             }
-            Self::Grown { claims } => consumer::grown(stage, claims).await,
-            Self::Baseline { kind, workers } => consumer::baseline(stage, kind, workers).await,
-            Self::Disturbed { refused } => disturbed::run(stage, refused).await,
+            Self::Grown { claims } => consumer::grown(stage, *claims).await,
+            Self::Baseline { kind, workers } => consumer::baseline(stage, *kind, *workers).await,
+            Self::Disturbed { refused } => disturbed::run(stage, *refused).await,
+            Self::Peer(peer) => peers::run(stage, peer).await,
         }
     }
 }

@@ -21,13 +21,13 @@ use tokio::sync::oneshot;
 
 use crate::Format;
 use crate::consumer;
-use crate::stage::{Shape, Stage, on_stage, succeed};
+use crate::stage::{Place, Shape, Stage, on_stage, succeed};
 
 /// Messages sent before this has passed do not count: programs, plans and caches are cold.
 const WARM_UP: Duration = Duration::from_secs(3);
 /// Between two questions for the progress.
 const POLL: Duration = Duration::from_millis(1);
-const PARTITIONS: u32 = 6;
+pub(crate) const PARTITIONS: u32 = 6;
 
 #[derive(Args)]
 pub(crate) struct LatencyOptions {
@@ -95,33 +95,64 @@ async fn at_rate(stage: &Stage, rate: u64, seconds: u64) -> anyhow::Result<Laten
     let mut run = place.consumer("run");
     run.args(["--listen", "127.0.0.1:0"]);
     let mut program = Program::start(run, place.folder(), place.name())?;
-    let mut connection = place.connect().await?;
-    let (done, ended) = oneshot::channel();
-    let loading = async {
-        let orders = rate * (seconds + WARM_UP.as_secs());
-        let begun = Instant::now();
-        succeed(place.load(rate, orders), "order-producer load").await?;
-        let sent_rate = orders as f64 / begun.elapsed().as_secs_f64();
-        place.audit().await?;
-        _ = done.send(());
-        anyhow::Ok(sent_rate)
-    };
-    let (progress, sent_rate) = tokio::try_join!(watch(&mut connection, ended), loading)?;
+    let (timed, ()) = timed(stage, &place, rate, seconds, async { Ok(()) }).await?;
     if let Some(status) = program.try_wait() {
         bail!("order-consumer run: {status}: {}", program.last_lines());
     }
     program.signal(rustix::process::Signal::TERM);
     let peak_mib = program.ended(Duration::from_mins(1)).await?.peak_kib / 1024;
+    place.clear().await?;
+    Ok(Latency {
+        rate,
+        sent_rate: timed.sent_rate,
+        messages: timed.ms.len(),
+        p50_ms: timed.percentile(50),
+        p99_ms: timed.percentile(99),
+        slowest_ms: timed.percentile(100),
+        peak_mib,
+    })
+}
+
+/// How long messages took.
+pub(crate) struct Timed {
+    pub(crate) sent_rate: f64,
+    /// Of each message, the fastest first.
+    ms: Vec<f64>,
+}
+
+impl Timed {
+    pub(crate) fn percentile(&self, of: usize) -> f64 {
+        self.ms[(self.ms.len() - 1) * of / 100]
+    }
+}
+
+/// Sends messages at that rate, has them audited, and looks how long each took; does something else
+/// meanwhile.
+pub(crate) async fn timed<T>(
+    stage: &Stage,
+    place: &Place<'_>,
+    rate: u64,
+    seconds: u64,
+    beside: impl Future<Output = anyhow::Result<T>>,
+) -> anyhow::Result<(Timed, T)> {
+    let mut connection = place.connect().await?;
+    let (done, ended) = oneshot::channel();
+    let loading = async {
+        let orders = rate * (seconds + WARM_UP.as_secs());
+        let begun = Instant::now();
+        let load = async { succeed(place.load(rate, orders), "order-producer load").await };
+        let ((), beside) = tokio::try_join!(load, beside)?;
+        let sent_rate = orders as f64 / begun.elapsed().as_secs_f64();
+        place.audit().await?;
+        _ = done.send(());
+        anyhow::Ok((sent_rate, beside))
+    };
+    let (progress, (sent_rate, beside)) = tokio::try_join!(watch(&mut connection, ended), loading)?;
     let (servers, topic) = (stage.servers().to_owned(), place.topic().to_owned());
     let sent = tokio::task::spawn_blocking(move || times_of(&servers, &topic)).await??;
-    drop(connection);
-    place.clear().await?;
-    let mut times = latencies(&sent, &progress)?;
-    times.sort_by(f64::total_cmp);
-    let percentile = |of: usize| times[(times.len() - 1) * of / 100];
-    let (p50_ms, p99_ms, slowest_ms) = (percentile(50), percentile(99), percentile(100));
-    let messages = times.len();
-    Ok(Latency { rate, sent_rate, messages, p50_ms, p99_ms, slowest_ms, peak_mib })
+    let mut ms = latencies(&sent, &progress)?;
+    ms.sort_by(f64::total_cmp);
+    Ok((Timed { sent_rate, ms }, beside))
 }
 
 /// Notes how far each partition is, until told to end.

@@ -7,23 +7,28 @@ mod consumer;
 mod contender;
 mod disturbed;
 mod latency;
+mod peers;
 mod produce;
 mod purge;
 mod report;
+mod rolling;
 mod series;
 mod stage;
 mod usage;
 
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::baseline::{BaselineOptions, Kind};
 use crate::contender::Contender;
 use crate::latency::LatencyOptions;
+use crate::peers::{Peer, PeersOptions};
 use crate::produce::ProduceOptions;
 use crate::purge::PurgeOptions;
 use crate::report::Report;
+use crate::rolling::RollingOptions;
 use crate::stage::{Shape, Stage, Violated, on_stage};
 
 /// Measures the consumer against what the database can take, on a stack of its own
@@ -58,9 +63,18 @@ enum Command {
     Produce(ProduceOptions),
     /// From the producer's hand to the commit, without backlog
     Latency(LatencyOptions),
+    /// Restart one process after the other while messages come in
+    Rolling(RollingOptions),
     /// Purge old claims, beside batches that claim
     Purge(PurgeOptions),
-    /// All of these, one after the other
+    /// Work off a topic, beside what a user would pick instead
+    Peers {
+        #[command(flatten)]
+        options: Options,
+        #[command(flatten)]
+        peers: PeersOptions,
+    },
+    /// All but the peers, one after the other
     All {
         /// Records in a topic; ten times as many where one customer in ten is refused, since who
         /// that is has to be found out first
@@ -113,12 +127,25 @@ async fn run(command: &Command) -> anyhow::Result<()> {
             let claims = std::iter::once(0).chain(claims.iter().copied());
             (options, claims.map(|claims| Contender::Grown { claims }).collect())
         }
+        Command::Peers { options, peers } => {
+            let folder = peers
+                .folder
+                .canonicalize()
+                .with_context(|| format!("--folder {}", peers.folder.display()))?;
+            let peer = |name: &String| {
+                Contender::Peer(Peer { folder: folder.clone(), name: name.clone() })
+            };
+            let ours =
+                Contender::Consumer { shape: Shape::default(), concurrency: 4, processes: 1 };
+            (options, std::iter::once(ours).chain(peers.peers.iter().map(peer)).collect())
+        }
         Command::Baseline(options) => {
             let options = options.clone();
             return tokio::task::spawn_blocking(move || baseline::run(&options)).await?;
         }
         Command::Produce(options) => return produce::run(options).await,
         Command::Latency(options) => return latency::run(options).await,
+        Command::Rolling(options) => return rolling::run(options).await,
         Command::Purge(options) => return purge::run(options).await,
         Command::All { events, output } => return all(*events, *output).await,
     };
@@ -148,6 +175,7 @@ async fn all(events: u64, output: Format) -> anyhow::Result<()> {
         &["growth", "--events", &few],
         &["produce", "--events", &few],
         &["latency", "--events", &few],
+        &["rolling"],
         &["purge"],
     ] {
         eprintln!("bench {}", arguments.join(" "));

@@ -12,6 +12,8 @@ use crate::series::spread;
 #[derive(Serialize)]
 pub(crate) struct Report {
     events: u64,
+    /// With what: the best ceiling, or the first contender if none took part.
+    compared_with: String,
     contenders: Vec<Line>,
 }
 
@@ -22,31 +24,36 @@ struct Line {
     rate: f64,
     /// (most - least) / median.
     spread: f64,
-    /// Of the ceiling's rate, if one took part.
-    of_ceiling: Option<f64>,
+    /// Of the rate of what it is compared with.
+    ratio: f64,
     runs: Vec<Run>,
 }
 
 impl Report {
     pub(crate) fn of(contenders: &[Contender], runs: &[Vec<Run>], events: u64) -> Self {
         let rate = |runs: &[Run]| spread(runs.iter().map(Run::rate));
-        let ceiling = contenders
+        let best = contenders
             .iter()
             .zip(runs)
             .filter(|(contender, _)| contender.is_ceiling())
             .map(|(_, runs)| rate(runs).median)
             .max_by(f64::total_cmp);
+        let (compared_with, reference) = match (best, contenders.first().zip(runs.first())) {
+            (Some(best), _) => ("ceiling".to_owned(), best),
+            (None, Some((first, runs))) => (first.name(), rate(runs).median),
+            (None, None) => (String::new(), f64::NAN),
+        };
         let line = |(contender, runs): (&Contender, &Vec<Run>)| {
             let of_it = rate(runs);
             Line {
                 contender: contender.name(),
                 rate: of_it.median,
                 spread: of_it.spread,
-                of_ceiling: ceiling.map(|ceiling| of_it.median / ceiling),
+                ratio: of_it.median / reference,
                 runs: runs.clone(),
             }
         };
-        Self { events, contenders: contenders.iter().zip(runs).map(line).collect() }
+        Self { events, compared_with, contenders: contenders.iter().zip(runs).map(line).collect() }
     }
 
     pub(crate) fn print(&self, as_json: bool) -> anyhow::Result<()> {
@@ -90,9 +97,14 @@ impl Report {
         Some(figures_right(table))
     }
 
+    fn header(&self) -> [String; 11] {
+        let compared = format!("of {}", self.compared_with);
+        HEADER.map(|name| if name == "ratio" { compared.clone() } else { name.to_owned() })
+    }
+
     fn table(&self) -> Table {
         let mut table = Table::new();
-        table.load_style(ASCII_MARKDOWN).set_header(HEADER);
+        table.load_style(ASCII_MARKDOWN).set_header(self.header());
         for line in &self.contenders {
             let median = |of: fn(&Run) -> f64| spread(line.runs.iter().map(of)).median;
             let million = |of: fn(&Run) -> f64| {
@@ -105,7 +117,7 @@ impl Report {
                 line.contender.clone(),
                 format!("{:.0}", line.rate),
                 format!("{:.0} %", line.spread * 100.0),
-                line.of_ceiling.map_or("-".to_owned(), |ratio| format!("{ratio:.2}")),
+                format!("{:.2}", line.ratio),
                 million(|run| run.usage.contender_cpu),
                 million(|run| run.usage.postgres_cpu),
                 million(|run| run.usage.kafka_cpu),
@@ -131,7 +143,7 @@ const HEADER: [&str; 11] = [
     "contender",
     "events/s",
     "spread",
-    "of ceiling",
+    "ratio",
     "CPU s/million",
     "PostgreSQL",
     "Kafka",

@@ -17,6 +17,7 @@ use tokio::process::Command;
 use tokio::sync::Mutex;
 
 use crate::baseline::Kind;
+use crate::peers;
 use crate::usage::{Clocks, Usage, clocks};
 
 /// What is in a topic.
@@ -58,6 +59,7 @@ pub(crate) struct Stage {
     /// Templates with so many claims.
     grown: Mutex<HashSet<u64>>,
     numbers: AtomicU32,
+    peers_records: tokio::sync::OnceCell<()>,
     /// The rows that COPY is to write, made by a run of the consumer.
     pub(crate) rows: tokio::sync::OnceCell<crate::ceiling::Rows>,
 }
@@ -77,12 +79,17 @@ impl Stage {
             topics: Mutex::default(),
             grown: Mutex::default(),
             numbers: AtomicU32::new(0),
+            peers_records: tokio::sync::OnceCell::new(),
             rows: tokio::sync::OnceCell::new(),
         })
     }
 
     pub(crate) fn servers(&self) -> &str {
         self.stack.bootstrap_servers()
+    }
+
+    pub(crate) fn broker_pid(&self) -> anyhow::Result<u32> {
+        self.stack.kafka().pid().context("Kafka is not running")
     }
 
     pub(crate) fn clocks(&self) -> Clocks {
@@ -167,7 +174,29 @@ impl Stage {
         self.place_like(topic, None).await
     }
 
+    /// A new database without tables.
+    pub(crate) async fn bare_place(&self) -> anyhow::Result<Place<'_>> {
+        self.bare_place_like(String::new(), None).await
+    }
+
+    /// The records of those that a user would pick instead, written once.
+    pub(crate) async fn peers_records(&self, folder: &std::path::Path) -> anyhow::Result<()> {
+        self.peers_records.get_or_try_init(|| peers::generate(self, folder)).await.copied()
+    }
+
     async fn place_like(&self, topic: String, template: Option<&str>) -> anyhow::Result<Place<'_>> {
+        let place = self.bare_place_like(topic, template).await?;
+        succeed(place.consumer("migrate"), "order-consumer migrate").await?;
+        self.ensure_topic(&place.dlq_topic(), 1).await?;
+        self.admin("CHECKPOINT").await?;
+        Ok(place)
+    }
+
+    async fn bare_place_like(
+        &self,
+        topic: String,
+        template: Option<&str>,
+    ) -> anyhow::Result<Place<'_>> {
         let number = self.numbers.fetch_add(1, Relaxed);
         let database = format!("run_{number}");
         let template = template.map(|it| format!(" TEMPLATE {it}")).unwrap_or_default();
@@ -175,11 +204,7 @@ impl Stage {
         let (server, _) = self.stack.database_url().rsplit_once('/').context("no database")?;
         let url = format!("{server}/{database}");
         let group = format!("group-{number}");
-        let place = Place { stage: self, topic, database, url, group };
-        succeed(place.consumer("migrate"), "order-consumer migrate").await?;
-        self.ensure_topic(&place.dlq_topic(), 1).await?;
-        self.admin("CHECKPOINT").await?;
-        Ok(place)
+        Ok(Place { stage: self, topic, database, url, group })
     }
 
     async fn admin(&self, statement: &str) -> anyhow::Result<()> {
@@ -336,15 +361,7 @@ impl Place<'_> {
     pub(crate) async fn since(&self, before: &Before, peak_kib: u64) -> anyhow::Result<Usage> {
         let now = self.stage.clocks();
         let wal_bytes = self.wal().await? - before.wal;
-        let mut connection = self.connect().await?;
-        let (table_bytes, index_bytes): (i64, i64) = sqlx::query_as(
-            "SELECT sum(pg_table_size(oid))::bigint, sum(pg_indexes_size(oid))::bigint
-               FROM pg_class
-              WHERE relkind = 'r' AND relnamespace NOT IN
-                    ('pg_catalog'::regnamespace, 'information_schema'::regnamespace)",
-        )
-        .fetch_one(&mut connection)
-        .await?;
+        let (table_bytes, index_bytes) = self.sizes().await?;
         Ok(Usage {
             contender_cpu: now.own_children - before.clocks.own_children,
             postgres_cpu: now.postgres - before.clocks.postgres,
@@ -354,6 +371,18 @@ impl Place<'_> {
             table_bytes,
             index_bytes,
         })
+    }
+
+    /// Bytes of tables and of indexes.
+    pub(crate) async fn sizes(&self) -> anyhow::Result<(i64, i64)> {
+        let mut connection = self.connect().await?;
+        let sizes = sqlx::query_as(
+            "SELECT sum(pg_table_size(oid))::bigint, sum(pg_indexes_size(oid))::bigint
+               FROM pg_class
+              WHERE relkind = 'r' AND relnamespace NOT IN
+                    ('pg_catalog'::regnamespace, 'information_schema'::regnamespace)",
+        );
+        Ok(sizes.fetch_one(&mut connection).await?)
     }
 
     /// Has the auditor look at it.

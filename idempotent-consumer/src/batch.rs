@@ -29,7 +29,8 @@ use crate::outcome::{Candidate, Content, Standing, Verdict, claims, conflict_cla
 use crate::phases::{Phase, Phases};
 use crate::plan::Plan;
 use crate::redrive::Ticket;
-use crate::store::batch::{Claiming, Committed, Counts, Ends, LaneName, Opened};
+use crate::store::batch::{Committed, Counts, Ends, LaneName, Opened};
+use crate::store::claims::Claiming;
 use crate::store::copies::Ended;
 use crate::store::retry_queue::{Changes, Due};
 

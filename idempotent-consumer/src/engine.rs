@@ -26,7 +26,7 @@ use crate::phases::{LaneSeconds, Phases};
 use crate::purge::{self, PurgeError};
 use crate::relay::Relay;
 use crate::shared::{Shared, Totals};
-use crate::store::batch::Claiming;
+use crate::store::claims::Claiming;
 use crate::store::scope::Scope;
 use crate::store::{migrate, position, retry_queue, scope};
 use crate::watchdog::Watchdog;

@@ -15,7 +15,8 @@ use crate::kafka::facts::Facts;
 use crate::kafka::identity::TopicIdentity;
 use crate::kafka::owner::Command;
 use crate::phases::Phases;
-use crate::store::batch::{Claiming, Counts};
+use crate::store::batch::Counts;
+use crate::store::claims::Claiming;
 use crate::watchdog::Watchdog;
 
 /// Shared by all lanes of an engine.

@@ -11,8 +11,8 @@ use std::time::Duration;
 const FEW_RETRIES: usize = 16;
 
 /// How many times as long the log has its turn, while it has records, after attempts in vain: what
-/// fails may cost the others a fiftieth.
-const LOG_TURNS: u32 = 50;
+/// fails may cost the others a hundredth.
+const LOG_TURNS: u32 = 100;
 
 /// Of one lane.
 #[derive(Debug)]
@@ -100,7 +100,7 @@ mod tests {
         let mut turns = Turns::new();
         assert!(turns.is_the_queues());
         turn(&mut turns, 1, true);
-        turns.log_had(99 * SECOND);
+        turns.log_had(199 * SECOND);
         assert!(!turns.is_the_queues());
         turns.log_had(SECOND);
         assert!(turns.is_the_queues());

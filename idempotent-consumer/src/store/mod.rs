@@ -1,6 +1,7 @@
 //! All SQL of the engine, each statement beside its function.
 
 pub(crate) mod batch;
+pub(crate) mod claims;
 pub(crate) mod connect;
 pub(crate) mod copies;
 pub(crate) mod dead_letters;

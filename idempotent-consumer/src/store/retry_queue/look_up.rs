@@ -27,7 +27,8 @@ pub(crate) async fn look_up(
     keys: &[Option<KeyHash>],
     offsets: &[i64],
 ) -> Result<Queued, sqlx::Error> {
-    let Heads { blocked, are_all, last_offset } = heads(connection, lane, keys.len().max(FEW)).await?;
+    let Heads { blocked, are_all, last_offset } =
+        heads(connection, lane, keys.len().max(FEW)).await?;
     let blocked = if are_all { blocked } else { blocked_among(connection, lane, keys).await? };
     // Only what is read again can be there already.
     let again: Vec<i64> =
