@@ -53,13 +53,13 @@ struct Line {
 }
 
 /// The records of the peers, once for all of them.
-pub(crate) async fn generate(stage: &Stage, folder: &Path) -> anyhow::Result<()> {
+pub(crate) async fn generate(stage: &Stage, folder: &Path, work: &Path) -> anyhow::Result<()> {
     let class_path = format!("{0}/java/target/classes:{0}/java/target/lib/*", folder.display());
     let mut generate = Command::new("java");
     generate
         .args(["-cp", &class_path, "bench.Gen", &stage.events.to_string()])
         .env("KAFKA", stage.servers())
-        .env_remove("COPY_DIR")
+        .env("COPY_DIR", work.join("copy"))
         .stdin(Stdio::null())
         .kill_on_drop(true);
     succeed(generate, "bench.Gen").await
@@ -67,10 +67,10 @@ pub(crate) async fn generate(stage: &Stage, folder: &Path) -> anyhow::Result<()>
 
 /// Runs it in a database of its own.
 pub(crate) async fn run(stage: &Stage, peer: &Peer) -> anyhow::Result<Run> {
-    stage.peers_records(&peer.folder).await?;
     let place = stage.bare_place().await?;
     let url: sqlx::postgres::PgConnectOptions = place.url().parse()?;
     let work = place.folder().join("peers");
+    stage.peers_records(&peer.folder, &work).await?;
     let mut script = Command::new("python3");
     script
         .arg(peer.folder.join("bench.py"))

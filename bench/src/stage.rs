@@ -180,8 +180,12 @@ impl Stage {
     }
 
     /// The records of those that a user would pick instead, written once.
-    pub(crate) async fn peers_records(&self, folder: &std::path::Path) -> anyhow::Result<()> {
-        self.peers_records.get_or_try_init(|| peers::generate(self, folder)).await.copied()
+    pub(crate) async fn peers_records(
+        &self,
+        folder: &std::path::Path,
+        work: &std::path::Path,
+    ) -> anyhow::Result<()> {
+        self.peers_records.get_or_try_init(|| peers::generate(self, folder, work)).await.copied()
     }
 
     async fn place_like(&self, topic: String, template: Option<&str>) -> anyhow::Result<Place<'_>> {
