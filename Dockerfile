@@ -15,6 +15,7 @@ COPY demo/Cargo.toml demo/
 COPY faults/Cargo.toml faults/
 COPY stepped-clock/Cargo.toml stepped-clock/
 COPY bench/Cargo.toml bench/
+COPY strategies/Cargo.toml strategies/
 COPY local-stack/Cargo.toml local-stack/
 COPY order-events/Cargo.toml order-events/
 COPY idempotent-consumer/Cargo.toml idempotent-consumer/
