@@ -25,6 +25,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 pub(crate) const POLL: Duration = Duration::from_millis(5);
 /// Of a lock that is to expire.
 const SHORT: Duration = Duration::from_millis(300);
+/// Of a session that is to end while it is paused, and not before.
+const SESSION: Duration = Duration::from_secs(1);
 /// Of a lock that outlives every pause.
 const LONG: Duration = Duration::from_mins(10);
 
@@ -304,7 +306,7 @@ impl Cell<'_> {
     async fn freeze_once(&mut self, step: &'static str, is_expiry: bool) -> anyhow::Result<()> {
         let lock_ttl = if is_expiry { SHORT } else { LONG };
         let ends_session = is_expiry && !self.entry.needs_redis();
-        let idle_timeout = ends_session.then_some(SHORT);
+        let idle_timeout = ends_session.then_some(SESSION);
         let role = Role { idle_timeout, ..self.role(lock_ttl) };
         let mut frozen = self.start(role, Some(Trap { step, from: 3 }), Until::Aborted).await?;
         frozen.reached().await?;
