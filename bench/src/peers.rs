@@ -39,11 +39,34 @@ pub(crate) struct Peer {
     pub(crate) name: String,
 }
 
+/// What the script has started is in a session of its own, and ends only by the script's own hand,
+/// which an interrupt moves.
+struct Interrupted(Option<u32>);
+
+impl Interrupted {
+    /// The script has ended.
+    fn disarm(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Interrupted {
+    fn drop(&mut self) {
+        let script = self.0.and_then(|pid| rustix::process::Pid::from_raw(pid.cast_signed()));
+        if let Some(script) = script {
+            // One that is gone needs none.
+            let _ = rustix::process::kill_process(script, rustix::process::Signal::INT);
+        }
+    }
+}
+
 /// The line that bench.py prints.
 #[derive(Deserialize)]
 struct Line {
     complete: bool,
+    /// In the time measured, and all of them.
     rows: u64,
+    orders: u64,
     seconds: f64,
     peak_rss_mib: u64,
     cpu_contender: f64,
@@ -85,10 +108,14 @@ pub(crate) async fn run(stage: &Stage, peer: &Peer) -> anyhow::Result<Run> {
         .env("N", stage.events.to_string())
         .env_remove("BENCH_LOCK")
         .stdin(Stdio::null())
-        .kill_on_drop(true);
-    let ended = tokio::time::timeout(PATIENCE, script.output())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let script = script.spawn().context("python3")?;
+    let interrupted = Interrupted(script.id());
+    let ended = tokio::time::timeout(PATIENCE, script.wait_with_output())
         .await
         .with_context(|| format!("{}: not within {} s", peer.name, PATIENCE.as_secs()))??;
+    interrupted.disarm();
     let said = String::from_utf8_lossy(&ended.stdout);
     let Some(line) = said.lines().last().filter(|_| ended.status.success()) else {
         let stderr = String::from_utf8_lossy(&ended.stderr);
@@ -96,19 +123,24 @@ pub(crate) async fn run(stage: &Stage, peer: &Peer) -> anyhow::Result<Run> {
     };
     let line: Line =
         serde_json::from_str(line).with_context(|| format!("{}: {line}", peer.name))?;
-    if !line.complete {
-        bail!("{}: not all rows arrived: {said}", peer.name);
+    if !line.complete || line.rows == 0 {
+        bail!("{}: not all rows arrived, or all at once: {said}", peer.name);
     }
     let (table_bytes, index_bytes) = place.sizes().await?;
     place.clear().await?;
+    // Sizes are of all rows.
+    let of_rows = |bytes: i64| {
+        let of_rows = i128::from(bytes) * i128::from(line.rows) / i128::from(line.orders.max(1));
+        i64::try_from(of_rows).unwrap_or(i64::MAX)
+    };
     let usage = Usage {
         contender_cpu: line.cpu_contender,
         postgres_cpu: line.cpu_pg,
         kafka_cpu: line.cpu_broker,
         peak_mib: line.peak_rss_mib,
-        wal_bytes: line.wal_mib * 1024 * 1024,
-        table_bytes,
-        index_bytes,
+        wal_bytes: of_rows(line.wal_mib * 1024 * 1024),
+        table_bytes: of_rows(table_bytes),
+        index_bytes: of_rows(index_bytes),
     };
     Ok(Run { events: line.rows, seconds: line.seconds, usage, lane_seconds: BTreeMap::new() })
 }

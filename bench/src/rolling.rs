@@ -11,7 +11,7 @@ use crate::Format;
 use crate::latency::{PARTITIONS, timed};
 use crate::stage::{Place, Stage, on_stage};
 
-/// Between a process that is back and the end of the next.
+/// Between the start of a process and the end of the next.
 const BETWEEN: Duration = Duration::from_secs(6);
 
 #[derive(Args)]
@@ -84,14 +84,19 @@ async fn roll(stage: &Stage, options: &RollingOptions, has_names: bool) -> anyho
             stopped = stopped.max(begun.elapsed());
             restarted.push(start(number, 1)?);
         }
+        tokio::time::sleep(BETWEEN).await;
+        shared_out(&place, options.processes).await?;
         Ok((stopped, restarted))
     };
-    let seconds = BETWEEN.as_secs() * u64::from(options.processes + 2);
+    let seconds = BETWEEN.as_secs() * u64::from(options.processes + 3);
     let (timed, (stopped, restarted)) =
         timed(stage, &place, options.rate, seconds, rolling).await?;
     for program in restarted {
         program.signal(rustix::process::Signal::TERM);
-        program.ended(Duration::from_mins(1)).await?;
+        let ended = program.ended(Duration::from_mins(1)).await?;
+        if !ended.status.success() {
+            bail!("order-consumer run, restarted: {}", ended.status);
+        }
     }
     place.clear().await?;
     Ok(Rolled {

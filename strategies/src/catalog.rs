@@ -3,6 +3,7 @@
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 
+use crate::steps::READ;
 use crate::strategy::{
     AdvisoryLock, CheckThenInsert, KafkaTransactions, MarkBefore, NaiveOffsetAfter,
     NaiveOffsetBefore, NoDeadLetter, OffsetInDatabase, RedisLock, RedisLockFenced, RowLock,
@@ -41,6 +42,13 @@ impl Entry {
         self.name == KafkaTransactions::<false>::NAME
     }
 
+    /// Whether one that wakes at this step, out of its group and with its lock and session, cannot
+    /// go on: what it does next is refused to those outside of the group.
+    pub(crate) fn is_refused_when_it_wakes(&self, step: &str) -> bool {
+        self.name.starts_with(KafkaTransactions::<false>::NAME)
+            || (self.name == NaiveOffsetBefore::NAME && step == READ)
+    }
+
     /// Besides Kafka and PostgreSQL.
     pub(crate) fn extra_servers(&self) -> &'static str {
         if self.needs_redis() { "Redis" } else { "-" }
@@ -63,7 +71,7 @@ fn engine() -> Entry {
         name: OURS,
         what: "this repository's engine: batches of claims in the transaction of their effects",
         ddl: "",
-        steps: &["after_claim", "after_effect", "after_commit"],
+        steps: &["after_claim", "after_effect"],
         under_lock: &["after_claim", "after_effect"],
         run: None,
     }

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use sqlx::PgConnection;
-use tokio::task::{JoinHandle, block_in_place};
+use tokio::task::block_in_place;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::catalog::Entry;
 use crate::fault::Fault;
@@ -80,9 +81,21 @@ pub(crate) async fn run(
     size: Size,
 ) -> anyhow::Result<Ran> {
     let place = stage.place(&entry).await?;
+    let ran = perform(stage, entry, &place, fault, size).await;
+    stage.clear(&place).await?;
+    ran
+}
+
+async fn perform(
+    stage: &Stage,
+    entry: Entry,
+    place: &Arc<Place>,
+    fault: Fault,
+    size: Size,
+) -> anyhow::Result<Ran> {
     let orders = Orders::default();
     let mut cell =
-        Cell { stage, entry, place: Arc::clone(&place), size, orders, workers: 0, retries: 0 };
+        Cell { stage, entry, place: Arc::clone(place), size, orders, workers: 0, retries: 0 };
     let mut measures = None;
     let mut is_stuck = false;
     match fault {
@@ -108,7 +121,6 @@ pub(crate) async fn run(
         place.load_output().await?;
     }
     let facts = place.facts(u64::from(fault == Fault::Poison), is_stuck).await?;
-    stage.clear(&place).await?;
     Ok(Ran { facts, retries: cell.retries, measures })
 }
 
@@ -121,7 +133,7 @@ pub(crate) fn with_garbage(orders: &[Outgoing]) -> Vec<Outgoing> {
 
 /// A worker at work.
 pub(crate) struct Running {
-    task: JoinHandle<anyhow::Result<Finished>>,
+    task: AbortOnDropHandle<anyhow::Result<Finished>>,
     consumer: Arc<BaseConsumer<Watch>>,
     gate: Option<Gate>,
     name: String,
@@ -174,13 +186,14 @@ impl Running {
         !is_expiry && self.consumer.context().waits.load(SeqCst)
     }
 
-    async fn ended_or_failed(self) -> anyhow::Result<Option<Finished>> {
+    /// How it ended, which may have been with an error.
+    async fn outcome(self) -> anyhow::Result<anyhow::Result<Finished>> {
         let ended = tokio::time::timeout(PATIENCE, self.task).await;
-        Ok(ended.context("it never came to its end")??.ok())
+        Ok(ended.context("it never came to its end")??)
     }
 
     pub(crate) async fn ended(self) -> anyhow::Result<Finished> {
-        tokio::time::timeout(PATIENCE, self.task).await.context("it never came to its end")??
+        self.outcome().await?
     }
 }
 
@@ -225,7 +238,8 @@ impl Cell<'_> {
         let name = role.name.clone();
         let worker = Worker::join(&self.place, role, steps).await?;
         let consumer = Arc::clone(&worker.consumer);
-        Ok(Running { task: tokio::spawn(run(worker, until)), consumer, gate, name })
+        let task = AbortOnDropHandle::new(tokio::spawn(run(worker, until)));
+        Ok(Running { task, consumer, gate, name })
     }
 
     /// One worker, undisturbed. Whether it got stuck.
@@ -328,9 +342,11 @@ impl Cell<'_> {
             patience.wait().await?;
         }
         frozen.release();
-        // It may fail: its session, its place or its lock is another's now.
-        if let Some(finished) = frozen.ended_or_failed().await? {
-            self.settle(finished);
+        match frozen.outcome().await? {
+            Ok(finished) => _ = self.settle(finished),
+            // Its session or its lock is gone, or its place in the group where it needs one.
+            Err(_) if is_expiry || self.entry.is_refused_when_it_wakes(step) => {}
+            Err(error) => return Err(error.context("the one that woke up")),
         }
         let finished = other.ended().await.context("the one that took over")?;
         self.settle(finished);

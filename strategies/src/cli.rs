@@ -36,7 +36,7 @@ enum Command {
 #[derive(Args)]
 pub(crate) struct CompareOptions {
     /// Orders under each fault; without a fault four times as many, and eighty times for unique-claim
-    #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u64).range(60..=100_000))]
+    #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u64).range(60..=3_000))]
     pub(crate) orders: u64,
     /// Only these strategies
     #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = strategy)]

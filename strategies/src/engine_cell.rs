@@ -101,20 +101,15 @@ async fn each_step(cell: &mut Cell<'_>, is_expiry: bool) -> anyhow::Result<()> {
         first.reached().await.with_context(|| format!("at {step}"))?;
         if is_expiry {
             end_idle_transactions(cell).await?;
-            first.release().await?;
-            at_the_end(cell).await?;
-        } else {
-            // Stopped as a whole: it sends no heartbeat, and the group goes on without it.
-            first.signal(Signal::STOP);
-            let second = Process::start(&cell.place, BATCH, None)?;
-            at_the_end(cell).await?;
-            first.release().await?;
-            first.signal(Signal::CONT);
-            first.end(Signal::TERM).await?;
-            second.end(Signal::TERM).await?;
-            continue;
         }
+        // Stopped as a whole: it sends no heartbeat, and the group goes on without it.
+        first.signal(Signal::STOP);
+        let second = Process::start(&cell.place, BATCH, None)?;
+        at_the_end(cell).await?;
+        first.release().await?;
+        first.signal(Signal::CONT);
         first.end(Signal::TERM).await?;
+        second.end(Signal::TERM).await?;
     }
     Ok(())
 }

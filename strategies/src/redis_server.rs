@@ -3,6 +3,7 @@
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::Stdio;
+use std::sync::LazyLock;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
@@ -22,17 +23,26 @@ pub(crate) const INSTALL: &str =
 const POLL: Duration = Duration::from_millis(5);
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A server on a free port of 127.0.0.1, without a file. It ends with this.
+/// Of this run: a server of somebody else's may hold locks of an earlier one.
+static RUN: LazyLock<Uuid> = LazyLock::new(Uuid::new_v4);
+
+/// A server on a free port of 127.0.0.1, without a file, that ends with this; or the one of
+/// `REDIS_URL`.
 pub(crate) struct RedisServer {
     // Dropped before the child is reaped: it must not fire at a number that is free.
     _watchdog: Option<Watchdog>,
-    _child: Child,
+    _child: Option<Child>,
     pub(crate) url: String,
 }
 
 impl RedisServer {
     /// `None` if it is not installed.
     pub(crate) async fn start(folder: &Path) -> anyhow::Result<Option<Self>> {
+        if let Ok(url) = std::env::var("REDIS_URL") {
+            // Without the URL: there may be a password in it.
+            connect(&url).await.context("the Redis of REDIS_URL does not answer")?;
+            return Ok(Some(Self { _watchdog: None, _child: None, url }));
+        }
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let started = Command::new("redis-server")
             .args(["--bind", "127.0.0.1", "--port", &port.to_string()])
@@ -50,7 +60,7 @@ impl RedisServer {
         let pid = child.id().context("redis-server ended at once")?;
         let watchdog = Some(Watchdog::over_child(pid)?);
         let url = format!("redis://127.0.0.1:{port}/");
-        let server = Self { _watchdog: watchdog, _child: child, url };
+        let server = Self { _watchdog: watchdog, _child: Some(child), url };
         let answers = async {
             while connect(&server.url).await.is_err() {
                 tokio::time::sleep(POLL).await;
@@ -80,7 +90,7 @@ pub(crate) struct Lock {
 impl Locks {
     pub(crate) async fn connect(worker: &Worker) -> anyhow::Result<Self> {
         let url = worker.place.redis_url.as_ref().context(INSTALL)?;
-        Ok(Self { redis: connect(url).await?, prefix: worker.place.group.clone() })
+        Ok(Self { redis: connect(url).await?, prefix: format!("{}:{}", *RUN, worker.place.group) })
     }
 
     /// Tries until it has it.

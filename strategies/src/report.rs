@@ -99,6 +99,8 @@ pub(crate) struct Report {
     pub(crate) seconds: f64,
     /// Whether every verdict is as expected.
     pub(crate) as_expected: bool,
+    /// Cells that say nothing, since a server is missing.
+    pub(crate) skipped: usize,
     pub(crate) cells: Vec<Line>,
     #[serde(skip)]
     pub(crate) strategies: Vec<&'static str>,
@@ -115,6 +117,7 @@ impl Report {
         Self {
             orders: options.orders,
             seconds: took.as_secs_f64(),
+            skipped: cells.iter().filter(|line| line.outcome == Outcome::Skipped).count(),
             as_expected: !cells.iter().any(Line::differs),
             cells,
             strategies,
@@ -148,7 +151,7 @@ impl Report {
     pub(crate) fn sentence(&self) -> String {
         let judged =
             self.cells.iter().filter(|line| matches!(line.outcome, Outcome::Ran(_))).count();
-        let skipped = self.cells.iter().filter(|line| line.outcome == Outcome::Skipped).count();
+        let skipped = self.skipped;
         let differing = self.differing().count();
         format!(
             "{judged} cells judged, {differing} not as expected, {skipped} skipped; {} orders under each \

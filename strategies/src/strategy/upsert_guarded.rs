@@ -20,7 +20,7 @@ impl Strategy for UpsertGuarded {
 
     async fn process(&mut self, worker: &mut Worker, order: &Order) -> anyhow::Result<()> {
         let mut transaction = worker.db.begin().await?;
-        sqlx::query(
+        let added = sqlx::query(
             r"
             UPDATE totals
                SET spent_cents = spent_cents + $2, version = $3
@@ -33,6 +33,11 @@ impl Strategy for UpsertGuarded {
         .execute(&mut *transaction)
         .await?;
         worker.steps.at("after_total").await;
+        if added.rows_affected() == 0 {
+            // Known, or late: then neither the total nor the row may have it.
+            transaction.rollback().await?;
+            return worker.done(order);
+        }
         sqlx::query(
             r"
             INSERT INTO orders AS existing (order_id, customer_id, number, amount_cents)
