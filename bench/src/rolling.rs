@@ -76,11 +76,7 @@ async fn roll(stage: &Stage, options: &RollingOptions, has_names: bool) -> anyho
         for (number, program) in (0..).zip(programs) {
             tokio::time::sleep(BETWEEN).await;
             let begun = Instant::now();
-            program.signal(rustix::process::Signal::TERM);
-            let ended = program.ended(Duration::from_mins(1)).await?;
-            if !ended.status.success() {
-                bail!("order-consumer run: {}", ended.status);
-            }
+            stop(program).await?;
             stopped = stopped.max(begun.elapsed());
             restarted.push(start(number, 1)?);
         }
@@ -92,11 +88,7 @@ async fn roll(stage: &Stage, options: &RollingOptions, has_names: bool) -> anyho
     let (timed, (stopped, restarted)) =
         timed(stage, &place, options.rate, seconds, rolling).await?;
     for program in restarted {
-        program.signal(rustix::process::Signal::TERM);
-        let ended = program.ended(Duration::from_mins(1)).await?;
-        if !ended.status.success() {
-            bail!("order-consumer run, restarted: {}", ended.status);
-        }
+        stop(program).await?;
     }
     place.clear().await?;
     Ok(Rolled {
@@ -105,6 +97,15 @@ async fn roll(stage: &Stage, options: &RollingOptions, has_names: bool) -> anyho
         p99_ms: timed.percentile(99),
         slowest_ms: timed.percentile(100),
     })
+}
+
+async fn stop(program: Program) -> anyhow::Result<()> {
+    program.signal(rustix::process::Signal::TERM);
+    let ended = program.ended(Duration::from_mins(1)).await?;
+    if !ended.status.success() {
+        bail!("order-consumer run: {}", ended.status);
+    }
+    Ok(())
 }
 
 /// Waits until each process has partitions.

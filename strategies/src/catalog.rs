@@ -3,7 +3,6 @@
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 
-use crate::steps::READ;
 use crate::strategy::{
     AdvisoryLock, CheckThenInsert, KafkaTransactions, MarkBefore, NaiveOffsetAfter,
     NaiveOffsetBefore, NoDeadLetter, OffsetInDatabase, RedisLock, RedisLockFenced, RowLock,
@@ -24,6 +23,7 @@ pub(crate) struct Entry {
     pub(crate) ddl: &'static str,
     pub(crate) steps: &'static [&'static str],
     pub(crate) under_lock: &'static [&'static str],
+    pub(crate) needs_group: &'static [&'static str],
     /// `None`: the engine, in processes of its own.
     pub(crate) run: Option<Run>,
 }
@@ -42,13 +42,6 @@ impl Entry {
         self.name == KafkaTransactions::<false>::NAME
     }
 
-    /// Whether one that wakes at this step, out of its group and with its lock and session, cannot
-    /// go on: what it does next is refused to those outside of the group.
-    pub(crate) fn is_refused_when_it_wakes(&self, step: &str) -> bool {
-        self.name.starts_with(KafkaTransactions::<false>::NAME)
-            || (self.name == NaiveOffsetBefore::NAME && step == READ)
-    }
-
     /// Besides Kafka and PostgreSQL.
     pub(crate) fn extra_servers(&self) -> &'static str {
         if self.needs_redis() { "Redis" } else { "-" }
@@ -62,6 +55,7 @@ fn entry<S: Strategy>() -> Entry {
         ddl: S::DDL,
         steps: S::STEPS,
         under_lock: S::UNDER_LOCK,
+        needs_group: S::NEEDS_GROUP,
         run: Some(|worker, until| worker::run::<S>(worker, until).boxed()),
     }
 }
@@ -73,6 +67,7 @@ fn engine() -> Entry {
         ddl: "",
         steps: &["after_claim", "after_effect"],
         under_lock: &["after_claim", "after_effect"],
+        needs_group: &[],
         run: None,
     }
 }

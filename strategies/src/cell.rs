@@ -345,7 +345,7 @@ impl Cell<'_> {
         match frozen.outcome().await? {
             Ok(finished) => _ = self.settle(finished),
             // Its session or its lock is gone, or its place in the group where it needs one.
-            Err(_) if is_expiry || self.entry.is_refused_when_it_wakes(step) => {}
+            Err(_) if is_expiry || self.entry.needs_group.contains(&step) => {}
             Err(error) => return Err(error.context("the one that woke up")),
         }
         let finished = other.ended().await.context("the one that took over")?;

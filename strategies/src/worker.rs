@@ -35,6 +35,9 @@ pub(crate) trait Strategy: Sized + Send + 'static {
     const STEPS: &'static [&'static str];
     /// Those of them at which it holds a lock that can be taken from it.
     const UNDER_LOCK: &'static [&'static str] = &[];
+    /// Those of them, and [`READ`], from which it cannot go on once it is out of its group, though
+    /// its session and its lock are its own.
+    const NEEDS_GROUP: &'static [&'static str] = &[];
 
     /// Connects to whatever it needs besides.
     fn open(worker: &mut Worker) -> impl Future<Output = anyhow::Result<Self>> + Send;

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use crate::effect;
+use crate::steps::READ;
 use crate::stream::Order;
 use crate::worker::{Strategy, Worker};
 use anyhow::Context as _;
@@ -36,6 +37,9 @@ impl<const DATABASE: bool> Strategy for KafkaTransactions<DATABASE> {
     };
     const STEPS: &'static [&'static str] =
         &["after_effect", "after_produce", "after_offsets", "after_commit"];
+    // Whoever took its place has fenced it.
+    const NEEDS_GROUP: &'static [&'static str] =
+        &[READ, "after_effect", "after_produce", "after_offsets", "after_commit"];
 
     async fn open(worker: &mut Worker) -> anyhow::Result<Self> {
         // Whoever takes a place fences who had it before, and aborts what that one left open.
