@@ -1,4 +1,5 @@
-//! Contenders take turns, so that what else the machine does meets all of them.
+//! Contenders take turns, so that what else the machine does meets all of them: once in their order,
+//! once the other way round, so that what one leaves behind does not always meet the same other.
 
 use std::time::Instant;
 
@@ -13,7 +14,9 @@ pub(crate) async fn take_turns(
 ) -> anyhow::Result<Vec<Vec<Run>>> {
     let mut all = vec![Vec::new(); contenders.len()];
     for number in 1..=runs {
-        for (contender, of_it) in contenders.iter().zip(&mut all) {
+        for turn in 0..contenders.len() {
+            let at = if number % 2 == 1 { turn } else { contenders.len() - 1 - turn };
+            let contender = &contenders[at];
             let begun = Instant::now();
             let run = contender.run(stage).await?;
             eprintln!(
@@ -22,7 +25,7 @@ pub(crate) async fn take_turns(
                 run.rate(),
                 begun.elapsed().as_secs_f64()
             );
-            of_it.push(run);
+            all[at].push(run);
         }
     }
     Ok(all)

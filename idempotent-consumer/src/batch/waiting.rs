@@ -43,7 +43,7 @@ pub(super) async fn waits_of<H: Handler>(
         return Ok(vec![None; range.len()]);
     }
     let items = &batch.items[range.clone()];
-    let keys: Vec<Option<KeyHash>> = items.iter().map(Item::key_hash).collect();
+    let keys = key_hashes(items);
     let is_redriven = |at: usize| redriven.number(range.start + at).is_some();
     let mut queued = Queued::default();
     if looks_up {
@@ -87,6 +87,13 @@ pub(super) async fn waits_of<H: Handler>(
     Ok(waits
         .map(|(at, wait)| free.get(&at).copied().unwrap_or_else(|| wait.map(Waits::For)))
         .collect())
+}
+
+/// The hash of each message's key, worked out once for each key.
+fn key_hashes<B>(items: &[Item<B>]) -> Vec<Option<KeyHash>> {
+    let mut known: HashMap<&[u8], KeyHash> = HashMap::new();
+    let mut hash = |key| *known.entry(key).or_insert_with(|| KeyHash::of(key));
+    items.iter().map(|item| item.record().key.as_deref().map(&mut hash)).collect()
 }
 
 /// Those of the messages that would wait which need not: delivered again, they have their outcome
