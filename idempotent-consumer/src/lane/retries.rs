@@ -16,7 +16,8 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
         let begun = Instant::now();
         self.turns.queue_begins();
         self.retry_due().await?;
-        self.turns.queue_had(begun.elapsed(), self.shared.config.batch_size);
+        let config = &self.shared.config;
+        self.turns.queue_had(begun.elapsed(), config.batch_size, config.retry_backoff.cap);
         Ok(())
     }
 

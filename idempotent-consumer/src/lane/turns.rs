@@ -71,11 +71,14 @@ impl Turns {
         self.has_failed = false;
     }
 
-    /// The retry queue had its turn for so long. At most `batch_size` are tried together next time.
-    pub(super) fn queue_had(&mut self, time: Duration, batch_size: usize) {
+    /// The retry queue had its turn for so long. At most `batch_size` are tried together next time,
+    /// which is at most `longest` from now: an attempt that ran into a timeout is not to put off those
+    /// of other keys for longer than a message waits anyway.
+    pub(super) fn queue_had(&mut self, time: Duration, batch_size: usize, longest: Duration) {
         self.retries_together =
             if self.has_failed { FEW_RETRIES } else { (self.retries_together * 4).min(batch_size) };
-        self.logs += time.saturating_sub(self.useful) * LOG_TURNS;
+        let owed = time.saturating_sub(self.useful).saturating_mul(LOG_TURNS);
+        self.logs = self.logs.saturating_add(owed).min(longest);
     }
 }
 
@@ -92,7 +95,7 @@ mod tests {
         if has_failed {
             turns.failed();
         }
-        turns.queue_had(3 * SECOND, 100);
+        turns.queue_had(3 * SECOND, 100, 300 * SECOND);
     }
 
     #[test]
@@ -109,6 +112,9 @@ mod tests {
         assert!(turns.is_the_queues(), "nobody waits");
         turn(&mut turns, 3, false);
         assert!(turns.is_the_queues(), "all of it was useful");
+        turns.queue_had(20 * SECOND, 100, 300 * SECOND);
+        turns.log_had(300 * SECOND);
+        assert!(turns.is_the_queues(), "not for longer than that");
     }
 
     #[test]

@@ -12,7 +12,8 @@ use crate::message::{Fingerprint, MessageId};
 use crate::outcome::ClaimResult;
 use crate::seen::Seen;
 
-/// Ids of so many milliseconds are in two leaves at most: a leaf holds a week or a year.
+/// Ids of so many milliseconds are in two leaves, or in three around New Year: a leaf holds a week or
+/// a year.
 const NEAR_MS: u64 = 6 * 24 * 3600 * 1000;
 
 /// What a process remembers of its claims, to take the cheapest way to the next ones.
