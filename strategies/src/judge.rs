@@ -17,6 +17,29 @@ pub(crate) struct Facts {
     pub(crate) is_stuck: bool,
 }
 
+/// What a strategy did wrong, and how often: orders, or cents where only a total differs.
+impl fmt::Display for Facts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let is = Verdict::of(self);
+        let lost = match (self.lost_orders, self.missing_cents) {
+            (0, 0) => format!("loses {} of garbage", self.lost_poison),
+            (0, cents) => format!("loses {cents} cents"),
+            (orders, _) => format!("loses {orders}"),
+        };
+        let wrong: Vec<String> = [
+            (is.loses, lost),
+            (is.doubles, format!("doubles {}", self.doubled_orders)),
+            (is.doubles_totals, format!("doubles totals by {} cents", self.surplus_cents)),
+            (is.out_of_order, format!("out of order {}", self.out_of_order)),
+            (is.stuck, "stuck".to_owned()),
+        ]
+        .into_iter()
+        .filter_map(|(is, text)| is.then_some(text))
+        .collect();
+        f.write_str(if wrong.is_empty() { "safe".into() } else { wrong.join(", ") }.as_str())
+    }
+}
+
 /// What a strategy did wrong.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Verdict {
@@ -90,6 +113,21 @@ mod tests {
         assert_eq!(of(Facts { out_of_order: 1, ..Facts::default() }), "out of order");
         let all = Facts { lost_orders: 1, doubled_orders: 1, out_of_order: 1, ..Facts::default() };
         assert_eq!(of(all), "loses, doubles, out of order");
+    }
+
+    #[test]
+    fn what_is_wrong_is_counted() {
+        let text = |facts: Facts| facts.to_string();
+        assert_eq!(text(Facts::default()), "safe");
+        let lost = Facts { lost_orders: 3, missing_cents: 70, ..Facts::default() };
+        assert_eq!(text(lost), "loses 3");
+        assert_eq!(text(Facts { missing_cents: 70, ..Facts::default() }), "loses 70 cents");
+        assert_eq!(text(Facts { lost_poison: 1, ..Facts::default() }), "loses 1 of garbage");
+        let all = Facts { doubled_orders: 2, surplus_cents: 9, out_of_order: 4, ..lost };
+        assert_eq!(text(all), "loses 3, doubles 2, out of order 4");
+        let totals = Facts { surplus_cents: 9, ..Facts::default() };
+        assert_eq!(text(totals), "doubles totals by 9 cents");
+        assert_eq!(text(Facts { is_stuck: true, ..lost }), "stuck");
     }
 
     #[test]

@@ -53,10 +53,12 @@ impl Line {
         }
     }
 
-    /// In a word or two.
+    /// In a few words, with figures.
     pub(crate) fn text(&self) -> String {
         let text = match &self.outcome {
-            Outcome::Ran(verdict) => verdict.to_string(),
+            Outcome::Ran(verdict) => {
+                self.facts.map_or_else(|| verdict.to_string(), |facts| facts.to_string())
+            }
             Outcome::NotApplicable => "-".to_owned(),
             Outcome::Skipped => "skipped".to_owned(),
             Outcome::Failed(_) => "failed".to_owned(),
