@@ -1,6 +1,8 @@
 //! The racy check, made safe by the isolation level: of two transactions that would both have seen
 //! nothing, PostgreSQL refuses one, which begins again and sees the other's row.
 
+use std::time::Duration;
+
 use super::check_then_insert::{DDL, is_processed, mark};
 use crate::effect;
 use crate::stream::Order;
@@ -25,6 +27,8 @@ impl Strategy for Serializable {
         let mut attempts = 1;
         while let Err(error) = attempt_once(worker, order).await {
             anyhow::ensure!(attempts < MAX_ATTEMPTS && may_be_tried_again(&error), error);
+            // Whoever it met may not be through yet; one that is always refused gets its turn.
+            tokio::time::sleep(Duration::from_millis(1 << attempts.min(6))).await;
             attempts += 1;
             worker.counts.retries += 1;
         }
