@@ -25,6 +25,7 @@ use crate::handler::{Answer, Context, Decoded, Decoder, Handler, Message, Outgoi
 use crate::identity::{self, IdMode, Identity};
 use crate::kafka::identity::Confirmation;
 use crate::message::{MessageId, Record};
+use crate::observe;
 use crate::outcome::{Candidate, Content, Standing, Verdict, claims, conflict_claims, judge};
 use crate::phases::{Phase, Phases};
 use crate::plan::Plan;
@@ -337,6 +338,10 @@ pub(crate) async fn run_piece<H: Handler>(
     lap.ends(Phase::Finishing);
     let committed = finished.commit().await;
     lap.ends(Phase::Committing);
+    if committed.is_ok() {
+        let again = ends.redriven.again.iter().map(|(letter, _)| letter);
+        observe::dead_letters(ends.dead.iter().chain(again).map(|letter| letter.verdict));
+    }
     committed.map(PieceEnd::Committed).map_err(|error| PieceError::Commit {
         error,
         next_offset,

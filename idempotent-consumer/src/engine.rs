@@ -22,6 +22,7 @@ use crate::kafka::facts::Facts;
 use crate::kafka::identity::TopicIdentity;
 use crate::kafka::owner::{self, Command, Event, OwnerSettings};
 use crate::lane::Lane;
+use crate::observe;
 use crate::phases::{LaneSeconds, Phases};
 use crate::purge::{self, PurgeError};
 use crate::relay::Relay;
@@ -173,6 +174,13 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Engine<H, D> {
             health: Arc::clone(&health),
         };
         let relay = tokio::spawn(relay.run(relay_stop.clone()));
+        let observed = observe::tables(
+            database.clone(),
+            config.group.clone(),
+            config.topic.clone(),
+            relay_stop.clone(),
+        );
+        tokio::spawn(observed);
 
         let stuck_timeout = config
             .stuck_timeout

@@ -229,11 +229,27 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
         shared.totals.note_work();
         shared.totals.busy_lanes.fetch_add(1, Relaxed);
         let done = match self.linger(records).await {
-            Ok(records) => self.apply(records).await,
+            Ok(records) => {
+                let newest = records.last().and_then(|record| record.timestamp_ms);
+                let applied = self.apply(records).await;
+                if let (Ok(()), Some(at_ms)) = (&applied, newest) {
+                    self.has_reached(at_ms);
+                }
+                applied
+            }
             Err(leave) => Err(leave),
         };
         shared.totals.busy_lanes.fetch_sub(1, Relaxed);
         done
+    }
+
+    /// Every record up to one of this time has its outcome or waits in the retry queue.
+    fn has_reached(&self, at_ms: i64) {
+        let partition = self.name.partition.to_string();
+        metrics::gauge!(
+            "idempotent_consumer_last_record_timestamp_seconds", "partition" => partition
+        )
+        .set(at_ms as f64 / 1000.0);
     }
 
     /// Waits for more if the batch is not full and the configuration says so.
@@ -341,6 +357,7 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
                     self.settle(&committed);
                 }
                 Ok(PieceEnd::Retry(later)) => {
+                    recovery::failed_transaction(FailureClass::Retryable);
                     self.connection = rolled_back(connection).await;
                     self.discharge(in_work).await;
                     self.turns.failed();

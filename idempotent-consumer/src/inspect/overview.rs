@@ -216,11 +216,10 @@ pub async fn dead_letter_counts(
     .await
 }
 
-/// What waits to be published.
-///
-/// # Errors
-/// The database does not answer, or lacks the engine's tables.
-pub async fn outbox(connection: &mut PgConnection) -> Result<OutboxState, sqlx::Error> {
+/// What waits to be published, without the rows that Kafka refuses.
+pub(crate) async fn outbox_counts(
+    connection: &mut PgConnection,
+) -> Result<OutboxState, sqlx::Error> {
     let (rows, refused_rows, oldest_age_seconds) = sqlx::query_as(
         r"
         SELECT count(*), count(refused_at),
@@ -228,8 +227,17 @@ pub async fn outbox(connection: &mut PgConnection) -> Result<OutboxState, sqlx::
           FROM outbox
         ",
     )
-    .fetch_one(&mut *connection)
+    .fetch_one(connection)
     .await?;
+    Ok(OutboxState { rows, oldest_age_seconds, refused_rows, refused: Vec::new() })
+}
+
+/// What waits to be published.
+///
+/// # Errors
+/// The database does not answer, or lacks the engine's tables.
+pub async fn outbox(connection: &mut PgConnection) -> Result<OutboxState, sqlx::Error> {
+    let counts = outbox_counts(connection).await?;
     let refused = sqlx::query(
         r"
         SELECT id, topic, coalesce(refused_reason, '') AS reason,
@@ -250,7 +258,7 @@ pub async fn outbox(connection: &mut PgConnection) -> Result<OutboxState, sqlx::
     })
     .fetch_all(connection)
     .await?;
-    Ok(OutboxState { rows, oldest_age_seconds, refused_rows, refused })
+    Ok(OutboxState { refused, ..counts })
 }
 
 /// Offsets that the consumer noted as deleted before it read them.

@@ -63,11 +63,11 @@ pub struct Waiting {
     pub error_message: Option<String>,
 }
 
-/// Counts, and the next ten heads.
+/// Counts, without heads.
 ///
 /// # Errors
 /// The database does not answer, or lacks the engine's tables.
-pub async fn retry_queue(
+pub(crate) async fn retry_queue_counts(
     connection: &mut PgConnection,
     group: &str,
     topic: &str,
@@ -83,15 +83,28 @@ pub async fn retry_queue(
     )
     .bind(group)
     .bind(topic)
-    .fetch_one(&mut *connection)
+    .fetch_one(connection)
     .await?;
     Ok(RetryQueueState {
         messages: row.try_get("messages")?,
         heads: row.try_get("heads")?,
         oldest_failure_age_seconds: row.try_get("oldest")?,
         next_attempt_in_seconds: row.try_get::<Option<f64>, _>("next")?.map(|next| next.max(0.0)),
-        next: list_retry_heads(connection, group, topic, 10).await?,
+        next: Vec::new(),
     })
+}
+
+/// Counts, and the next ten heads.
+///
+/// # Errors
+/// The database does not answer, or lacks the engine's tables.
+pub async fn retry_queue(
+    connection: &mut PgConnection,
+    group: &str,
+    topic: &str,
+) -> Result<RetryQueueState, sqlx::Error> {
+    let counts = retry_queue_counts(connection, group, topic).await?;
+    Ok(RetryQueueState { next: list_retry_heads(connection, group, topic, 10).await?, ..counts })
 }
 
 /// The heads, the next to be tried first.

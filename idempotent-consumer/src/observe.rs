@@ -1,0 +1,117 @@
+//! Metrics that are more than a line where something happens: what waits in the tables, looked at
+//! now and then, and labels whose number has to stay small.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use sqlx::PgConnection;
+use sqlx::postgres::PgConnectOptions;
+use tokio_util::sync::CancellationToken;
+
+use crate::inspect;
+use crate::outcome::Verdict;
+use crate::store::connect::connect;
+
+/// How often the tables are looked at.
+const EVERY: Duration = Duration::from_secs(10);
+/// A look that takes longer is given up, and its connection with it.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// So many codes of dead letters have a label of their own; a handler may make up any.
+const CODES_MAX: usize = 64;
+
+/// Looks at what waits, until `stop` fires. What cannot be seen keeps its last value: a database that
+/// does not answer shows elsewhere. The connection is this one's alone; it is given up with a look that
+/// failed.
+pub(crate) async fn tables(
+    database: PgConnectOptions,
+    group: String,
+    topic: String,
+    stop: CancellationToken,
+) {
+    let mut connection = None;
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            looked = tokio::time::timeout(PATIENCE, look(&database, connection.take(), &group, &topic)) => {
+                match looked {
+                    Ok(Ok(kept)) => connection = Some(kept),
+                    Ok(Err(error)) => tracing::debug!(%error, "metrics: cannot look at the tables"),
+                    Err(_) => tracing::debug!("metrics: the tables were not seen within {PATIENCE:?}"),
+                }
+            }
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(EVERY) => {}
+        }
+    }
+}
+
+async fn look(
+    database: &PgConnectOptions,
+    kept: Option<PgConnection>,
+    group: &str,
+    topic: &str,
+) -> Result<PgConnection, sqlx::Error> {
+    let mut connection = match kept {
+        Some(connection) => connection,
+        None => connect(database, "idempotent-consumer metrics").await?,
+    };
+    let outbox = inspect::outbox_counts(&mut connection).await?;
+    let queue = inspect::retry_queue_counts(&mut connection, group, topic).await?;
+    let set = |name: &'static str, value: f64| metrics::gauge!(name).set(value);
+    set("idempotent_consumer_outbox_rows", outbox.rows as f64);
+    set("idempotent_consumer_outbox_refused_rows", outbox.refused_rows as f64);
+    let oldest = outbox.oldest_age_seconds.unwrap_or_default();
+    set("idempotent_consumer_outbox_oldest_age_seconds", oldest);
+    set("idempotent_consumer_retry_queue_messages", queue.messages as f64);
+    let oldest = queue.oldest_failure_age_seconds.unwrap_or_default();
+    set("idempotent_consumer_retry_queue_oldest_age_seconds", oldest);
+    Ok(connection)
+}
+
+/// Counts messages that have become dead letters.
+pub(crate) fn dead_letters<'a>(verdicts: impl Iterator<Item = &'a Verdict>) {
+    for verdict in verdicts {
+        let (class, code) = (verdict.class.as_str(), label_of(&verdict.code));
+        metrics::counter!("idempotent_consumer_dead_letters_total", "class" => class, "code" => code)
+            .increment(1);
+    }
+}
+
+/// The code, or `other` once there are many.
+fn label_of(code: &str) -> Cow<'static, str> {
+    static KNOWN: Mutex<Option<HashSet<String>>> = Mutex::new(None);
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    bounded(known.get_or_insert_default(), code)
+}
+
+fn bounded(known: &mut HashSet<String>, code: &str) -> Cow<'static, str> {
+    if known.contains(code) {
+        return code.to_owned().into();
+    }
+    if known.len() >= CODES_MAX {
+        return "other".into();
+    }
+    known.insert(code.to_owned());
+    code.to_owned().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_number_of_codes_with_a_label_of_their_own_is_bounded() {
+        let mut known = HashSet::new();
+        for number in 0..CODES_MAX {
+            let code = format!("code_{number}");
+            assert_eq!(bounded(&mut known, &code), code);
+        }
+        assert_eq!(bounded(&mut known, "one_more"), "other");
+        assert_eq!(bounded(&mut known, "code_0"), "code_0");
+        assert_eq!(known.len(), CODES_MAX);
+    }
+}
