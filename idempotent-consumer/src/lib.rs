@@ -98,7 +98,7 @@ mod kafka;
 mod lane;
 mod message;
 pub mod nodelay;
-mod observe;
+pub mod observe;
 pub mod outcome;
 mod phases;
 pub mod plan;

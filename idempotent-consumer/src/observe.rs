@@ -21,6 +21,58 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// So many codes of dead letters have a label of their own; a handler may make up any.
 const CODES_MAX: usize = 64;
 
+const COUNTERS: [(&str, &str); 6] = [
+    ("idempotent_consumer_messages_total", "Messages by what became of them in a transaction"),
+    ("idempotent_consumer_dead_letters_total", "Messages that became dead letters"),
+    ("idempotent_consumer_failed_transactions_total", "Transactions rolled back and tried again"),
+    ("idempotent_consumer_infrastructure_failures_total", "Waits for the database or a broker"),
+    ("idempotent_consumer_outbox_published_total", "Rows of the outbox that Kafka acknowledged"),
+    ("idempotent_consumer_rebalances_total", "Rebalances of the group"),
+];
+const GAUGES: [(&str, &str); 8] = [
+    ("idempotent_consumer_lag_records", "Records that Kafka holds and that were not read"),
+    (
+        "idempotent_consumer_last_record_timestamp_seconds",
+        "Kafka's time of the newest record that is done with or waits in the retry queue",
+    ),
+    ("idempotent_consumer_outbox_rows", "Rows of the outbox"),
+    ("idempotent_consumer_outbox_refused_rows", "Rows of the outbox that Kafka refuses"),
+    ("idempotent_consumer_outbox_oldest_age_seconds", "Age of the oldest row of the outbox"),
+    ("idempotent_consumer_retry_queue_messages", "Messages in the retry queue"),
+    (
+        "idempotent_consumer_retry_queue_oldest_age_seconds",
+        "Time since the first failure of the oldest message in the retry queue",
+    ),
+    ("idempotent_consumer_ready", "1 if /readyz says so"),
+];
+const HISTOGRAMS: [(&str, &str); 2] = [
+    ("idempotent_consumer_transaction_seconds", "Time of a transaction, begin to commit"),
+    ("idempotent_consumer_transaction_messages", "Messages in a transaction"),
+];
+
+/// Tells the metrics recorder what each metric is, and begins those that alerts watch at zero: what
+/// first shows with a value has not risen, to Prometheus. Call it once a recorder is installed.
+pub fn describe() {
+    for outcome in ["applied", "duplicate", "dead_lettered", "skipped", "deferred"] {
+        metrics::counter!("idempotent_consumer_messages_total", "outcome" => outcome).increment(0);
+    }
+    for class in ["infrastructure", "permanent", "retryable", "stop"] {
+        metrics::counter!("idempotent_consumer_failed_transactions_total", "class" => class)
+            .increment(0);
+    }
+    let outside = [("class", "permanent"), ("code", "outside_dedup_window")];
+    metrics::counter!("idempotent_consumer_dead_letters_total", &outside).increment(0);
+    for (name, what) in COUNTERS {
+        metrics::describe_counter!(name, what);
+    }
+    for (name, what) in GAUGES {
+        metrics::describe_gauge!(name, what);
+    }
+    for (name, what) in HISTOGRAMS {
+        metrics::describe_histogram!(name, what);
+    }
+}
+
 /// Looks at what waits, until `stop` fires. What cannot be seen keeps its last value: a database that
 /// does not answer shows elsewhere. The connection is this one's alone; it is given up with a look that
 /// failed.

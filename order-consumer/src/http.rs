@@ -9,7 +9,7 @@ use axum::Router;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Json};
 use axum::routing::get;
-use idempotent_consumer::Health;
+use idempotent_consumer::{Health, observe};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -35,6 +35,7 @@ pub(crate) async fn serve(
         })
         .and_then(PrometheusBuilder::install_recorder)
         .context("cannot install the metrics recorder")?;
+    observe::describe();
     let listener = TcpListener::bind(listen).await.with_context(|| {
         format!(
             "cannot listen on {listen}; another consumer on this machine? give each its own \
