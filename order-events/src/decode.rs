@@ -7,6 +7,7 @@ use crate::event::{EventKind, OrderEvent};
 use crate::parse::parse_event;
 use crate::record::{Attributes, Mode, RecordView};
 use crate::structured::Structured;
+use crate::text::check_message_id;
 
 /// What a record says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +36,31 @@ pub fn decode<'a>(record: &RecordView<'a>) -> Result<Decoded<'a>, EventError> {
     };
     check_key(record.key, &decoded.event)?;
     Ok(decoded)
+}
+
+/// An event as its sender wrote it, before anybody made an order record of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RawEvent<'a> {
+    /// The event.
+    pub event: OrderEvent,
+    /// Its payload, byte for byte: fields that this version does not know may be in it.
+    pub data: &'a [u8],
+    /// The sender's `id` of it, if it has one.
+    pub id: Option<Cow<'a, str>>,
+    /// The sender, likewise.
+    pub source: Option<Cow<'a, str>>,
+}
+
+/// Reads a value `{"type":…,"id":…?,"source":…?,"data":{…}}`, of which a CloudEvent in structured
+/// mode is one. What is around the value, key and headers, says nothing.
+pub fn decode_raw(value: Option<&[u8]>) -> Result<RawEvent<'_>, EventError> {
+    let envelope = Structured::read(usable_value(value)?)?;
+    let event = event_of(&envelope)?;
+    if let Some(id) = &envelope.id {
+        check_message_id(id).map_err(|error| error.at("/id"))?;
+    }
+    let data = envelope.data.ok_or_else(|| missing_data(&envelope))?.get().as_bytes();
+    Ok(RawEvent { event, data, id: envelope.id, source: envelope.source })
 }
 
 /// The type that a record names, without reading its payload; `None` where it names none that
@@ -66,16 +92,17 @@ fn decode_binary<'a>(
 
 fn decode_structured<'a>(record: &RecordView<'a>) -> Result<Decoded<'a>, EventError> {
     let envelope = Structured::read(usable_value(record.value)?)?;
+    let event = event_of(&envelope)?;
+    Ok(Decoded { event, id: envelope.id, source: envelope.source })
+}
+
+fn event_of(envelope: &Structured<'_>) -> Result<OrderEvent, EventError> {
     let kind = kind_of(envelope.event_type.as_deref().ok_or(EventError::MissingType)?.as_bytes())?;
     check_specversion(envelope.specversion.as_deref().map(str::as_bytes))?;
     check_dataschema(kind, envelope.dataschema.as_deref().map(str::as_bytes))?;
     envelope.check_data_content_type()?;
-    let data = envelope.data.ok_or_else(|| missing_data(&envelope))?;
-    Ok(Decoded {
-        event: parse_event(kind, data.get().as_bytes(), "/data")?,
-        id: envelope.id,
-        source: envelope.source,
-    })
+    let data = envelope.data.ok_or_else(|| missing_data(envelope))?;
+    parse_event(kind, data.get().as_bytes(), "/data")
 }
 
 fn missing_data(envelope: &Structured<'_>) -> EventError {

@@ -6,6 +6,7 @@
 //!   [`limits`], and the total is computed, with overflow checks, never taken from the input.
 //! * [`encode`] writes a CloudEvents 1.0 record in binary mode (attributes as `ce_` headers),
 //!   [`encode_structured`] the same event in structured mode.
+//! * [`decode_raw`] reads an event that has no record of its own yet.
 //! * [`decode`] reads both. Whatever the bytes are, the answer is an event or an [`EventError`]
 //!   with a stable [`code`](EventError::code) and a short text; never a panic.
 //! * [`Status::apply`] is the life of an order as a pure function.
@@ -58,7 +59,7 @@ mod structured;
 mod text;
 
 pub use currency::Currency;
-pub use decode::{Decoded, decode, event_type};
+pub use decode::{Decoded, RawEvent, decode, decode_raw, event_type};
 pub use encode::{
     EncodedRecord, Envelope, HeaderValue, encode, encode_headers, encode_structured, encode_value,
 };
