@@ -249,8 +249,8 @@ MUTATIONS = [
         "partitioner-of-librdkafka",
         "the producer leaves the choice of the partition to librdkafka",
         [(ENGINE + "kafka/publisher.rs",
-          "            .set(\"partitioner\", \"murmur2_random\")\n",
-          "            .set(\"partitioner\", \"consistent_random\")\n")],
+          "        .set(\"partitioner\", \"murmur2_random\")\n",
+          "        .set(\"partitioner\", \"consistent_random\")\n")],
         (PRODUCER_TESTS, "a_key_goes_to_the_partition_that_the_java_client_chooses"),
     ),
 ]

@@ -1,8 +1,9 @@
 //! Named points at which a process can be told to die, for the attacks of `faults`.
 //!
 //! Without the feature `failpoints` a point is nothing. With it, `FAILPOINT=NAME[:N]` ends the
-//! process by SIGKILL when it comes to that point for the N-th time, and `FAILPOINTS_SEEN=FILE`
-//! has each point that is reached noted there, once.
+//! process by SIGKILL when it comes to that point for the N-th time, `FAILPOINT_FREEZES=NAME[:N]`
+//! stops it there by SIGSTOP until somebody continues it, and `FAILPOINTS_SEEN=FILE` has each point
+//! that is reached noted there, once.
 
 #[cfg(all(feature = "failpoints", not(debug_assertions)))]
 compile_error!(
@@ -42,6 +43,16 @@ pub const PRODUCER: [&str; 4] = [
     "producer.after_manifest",
 ];
 
+/// Every point of a pipe, in the order in which a record meets them.
+pub const PIPE: [&str; 6] = [
+    "pipe.after_read",
+    "pipe.after_begin",
+    "pipe.after_produce",
+    "pipe.after_offsets",
+    "transaction.before_commit",
+    "pipe.after_commit",
+];
+
 /// The process is at this point.
 #[cfg(not(feature = "failpoints"))]
 #[inline(always)]
@@ -61,19 +72,27 @@ mod armed {
 
     use rustix::process::{Signal, getpid, kill_process};
 
-    static FATAL: LazyLock<Option<(String, u64)>> = LazyLock::new(|| {
-        let wanted = std::env::var("FAILPOINT").ok()?;
+    /// A point, and the how manieth time.
+    type Wanted = Option<(String, u64)>;
+
+    static FATAL: LazyLock<Wanted> = LazyLock::new(|| wanted("FAILPOINT"));
+    static FREEZING: LazyLock<Wanted> = LazyLock::new(|| wanted("FAILPOINT_FREEZES"));
+    static SEEN: LazyLock<Option<String>> = LazyLock::new(|| std::env::var("FAILPOINTS_SEEN").ok());
+    static TIMES: LazyLock<Mutex<HashMap<&'static str, u64>>> = LazyLock::new(Mutex::default);
+
+    fn wanted(variable: &str) -> Wanted {
+        let wanted = std::env::var(variable).ok()?;
         match wanted.split_once(':') {
             Some((name, times)) => Some((name.to_owned(), times.parse().unwrap_or(1))),
             None => Some((wanted, 1)),
         }
-    });
-    static SEEN: LazyLock<Option<String>> = LazyLock::new(|| std::env::var("FAILPOINTS_SEEN").ok());
-    static TIMES: LazyLock<Mutex<HashMap<&'static str, u64>>> = LazyLock::new(Mutex::default);
+    }
 
     pub(super) fn reached(name: &'static str) {
-        let fatal = FATAL.as_ref().filter(|(fatal, _)| fatal == name);
-        if fatal.is_none() && SEEN.is_none() {
+        let is_here = |wanted: &&(String, u64)| wanted.0 == name;
+        let fatal = FATAL.as_ref().filter(is_here);
+        let freezing = FREEZING.as_ref().filter(is_here);
+        if fatal.is_none() && freezing.is_none() && SEEN.is_none() {
             return;
         }
         // Held until the end, so that the point is not passed by others meanwhile.
@@ -89,6 +108,9 @@ mod armed {
         }
         if fatal.is_some_and(|(_, at)| at == times) {
             let _ = kill_process(getpid(), Signal::KILL);
+        }
+        if freezing.is_some_and(|(_, at)| at == times) {
+            let _ = kill_process(getpid(), Signal::STOP);
         }
     }
 }

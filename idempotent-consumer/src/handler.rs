@@ -183,7 +183,7 @@ impl<'a> Context<'a> {
     }
 }
 
-/// A record to publish through the outbox.
+/// A record to publish: through the outbox, or by a [pipe](crate::pipe).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outgoing {
     /// Topic.

@@ -101,6 +101,7 @@ pub mod nodelay;
 pub mod observe;
 pub mod outcome;
 mod phases;
+pub mod pipe;
 pub mod plan;
 pub mod purge;
 pub mod redrive;
@@ -116,11 +117,14 @@ pub mod test_kit;
 mod watchdog;
 pub mod window;
 
-/// Publishing records with a known end, and the topics they go to.
+/// Publishing records with a known end, alone or in transactions, and the topics they go to.
 pub mod publish {
     pub use crate::kafka::admin::{AdminError, Ensured, Topics};
     pub use crate::kafka::publisher::{
         Acknowledged, Delivery, DeliveryError, Publication, Publisher, PublisherOptions,
+    };
+    pub use crate::kafka::transaction::{
+        Transaction, TransactionError, Transactional, TransactionalPublisher,
     };
 }
 

@@ -2,13 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use rdkafka::ClientContext;
 use rdkafka::error::KafkaError;
 use rdkafka::message::{DeliveryResult, Message as _};
 use rdkafka::producer::{
     BaseRecord, Producer as _, ProducerContext, PurgeConfig, ThreadedProducer,
 };
 use rdkafka::types::RDKafkaErrorCode;
+use rdkafka::{ClientConfig, ClientContext};
 
 use super::raw;
 use super::settings::{KafkaSettings, SettingsError};
@@ -102,14 +102,13 @@ impl Drop for Publisher {
     /// returns: the next publisher may begin with the same records.
     fn drop(&mut self) {
         if let Some(producer) = self.producer.take() {
-            producer.purge(PurgeConfig::default().queue().inflight());
-            // Without a thread to be had, it is waited for after all.
-            let _ = std::thread::Builder::new().spawn(move || drop(producer));
+            end(producer);
         }
     }
 }
 
-struct Reports {
+/// Passes the end of each record on.
+pub(super) struct Reports {
     on_delivery: Box<dyn Fn(Delivery) + Send + Sync>,
 }
 
@@ -143,25 +142,8 @@ impl Publisher {
         options: &PublisherOptions,
         on_delivery: impl Fn(Delivery) + Send + Sync + 'static,
     ) -> Result<Self, SettingsError> {
-        let mut config = settings.producer_config();
-        let timeout_ms = options.delivery_timeout.map_or(0, |t| t.as_millis());
-        config
-            .set("enable.idempotence", "true")
-            .set("acks", "all")
-            // The Java client's choice. librdkafka's own default sends the same key elsewhere.
-            .set("partitioner", "murmur2_random")
-            // The broker's limit decides what is too large, not the client's guess of it.
-            .set("message.max.bytes", "1000000000")
-            .set("message.timeout.ms", timeout_ms.to_string())
-            .set("queue.buffering.max.kbytes", options.queue_kib.to_string())
-            .set("queue.buffering.max.messages", "1000000")
-            .set("linger.ms", options.linger.as_millis().to_string())
-            .set("batch.num.messages", options.batch_records.to_string())
-            .set("compression.type", &options.compression);
-        let reports = Reports { on_delivery: Box::new(on_delivery) };
-        let producer = config.create_with_context(reports).map_err(|error| {
-            SettingsError::Refused { name: "of the producer".to_owned(), reason: error.to_string() }
-        })?;
+        let config = configure(settings, options);
+        let producer = create(&config, on_delivery)?;
         Ok(Self { producer: Some(producer) })
     }
 
@@ -185,19 +167,7 @@ impl Publisher {
     /// # Errors
     /// The client refuses the record at once; it is not in the log, and no delivery will follow.
     pub fn try_send(&self, record: &Publication<'_>, token: u64) -> Result<bool, DeliveryError> {
-        let mut out: BaseRecord<'_, [u8], [u8], Box<u64>> =
-            BaseRecord::with_opaque_to(record.topic, Box::new(token));
-        out.partition = record.partition;
-        out.key = record.key;
-        out.payload = record.value;
-        if !record.headers.is_empty() {
-            out.headers = Some(raw::to_native(record.headers));
-        }
-        match self.producer().send(out) {
-            Ok(()) => Ok(true),
-            Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => Ok(false),
-            Err((error, _)) => Err(classify(&error)),
-        }
+        try_send(self.producer(), record, token)
     }
 
     /// Records handed over whose end is not known yet.
@@ -220,6 +190,66 @@ impl Publisher {
         }
         true
     }
+}
+
+/// What every publisher asks of its client.
+pub(super) fn configure(settings: &KafkaSettings, options: &PublisherOptions) -> ClientConfig {
+    let mut config = settings.producer_config();
+    let timeout_ms = options.delivery_timeout.map_or(0, |t| t.as_millis());
+    config
+        .set("enable.idempotence", "true")
+        .set("acks", "all")
+        // The Java client's choice. librdkafka's own default sends the same key elsewhere.
+        .set("partitioner", "murmur2_random")
+        // The broker's limit decides what is too large, not the client's guess of it.
+        .set("message.max.bytes", "1000000000")
+        .set("message.timeout.ms", timeout_ms.to_string())
+        .set("queue.buffering.max.kbytes", options.queue_kib.to_string())
+        .set("queue.buffering.max.messages", "1000000")
+        .set("linger.ms", options.linger.as_millis().to_string())
+        .set("batch.num.messages", options.batch_records.to_string())
+        .set("compression.type", &options.compression);
+    config
+}
+
+/// A client with a thread of its own, on which `on_delivery` runs.
+pub(super) fn create(
+    config: &ClientConfig,
+    on_delivery: impl Fn(Delivery) + Send + Sync + 'static,
+) -> Result<ThreadedProducer<Reports>, SettingsError> {
+    let reports = Reports { on_delivery: Box::new(on_delivery) };
+    config.create_with_context(reports).map_err(|error| SettingsError::Refused {
+        name: "of the producer".to_owned(),
+        reason: error.to_string(),
+    })
+}
+
+/// Hands a record over; `Ok(false)` if the queue is full.
+pub(super) fn try_send(
+    producer: &ThreadedProducer<Reports>,
+    record: &Publication<'_>,
+    token: u64,
+) -> Result<bool, DeliveryError> {
+    let mut out: BaseRecord<'_, [u8], [u8], Box<u64>> =
+        BaseRecord::with_opaque_to(record.topic, Box::new(token));
+    out.partition = record.partition;
+    out.key = record.key;
+    out.payload = record.value;
+    if !record.headers.is_empty() {
+        out.headers = Some(raw::to_native(record.headers));
+    }
+    match producer.send(out) {
+        Ok(()) => Ok(true),
+        Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => Ok(false),
+        Err((error, _)) => Err(classify(&error)),
+    }
+}
+
+/// Gives up what is unfinished. Once this returns nothing more is sent.
+pub(super) fn end(producer: ThreadedProducer<Reports>) {
+    producer.purge(PurgeConfig::default().queue().inflight());
+    // Without a thread to be had, it is waited for after all.
+    let _ = std::thread::Builder::new().spawn(move || drop(producer));
 }
 
 /// Refused means: certainly not in the log, and no use to try again. Everything else may be there.

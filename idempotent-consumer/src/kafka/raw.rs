@@ -125,6 +125,23 @@ pub(crate) fn topic_id(
     }
 }
 
+/// Whether the consumer is a member of its group's generation. One that was thrown out forgets the
+/// generation at once, and learns of the next only after its partitions were taken back.
+pub(crate) fn is_in_group(consumer: *mut sys::rd_kafka_t) -> bool {
+    // SAFETY: `consumer` is alive for the whole call (the caller holds it); what is made here is
+    // destroyed here, behind the last use of what it owns.
+    unsafe {
+        let group = sys::rd_kafka_consumer_group_metadata(consumer);
+        if group.is_null() {
+            return false;
+        }
+        let generation = sys::rd_kafka_consumer_group_metadata_generation_id(group);
+        let member = text_of(sys::rd_kafka_consumer_group_metadata_member_id(group));
+        sys::rd_kafka_consumer_group_metadata_destroy(group);
+        generation >= 0 && !member.is_empty()
+    }
+}
+
 /// # Safety
 /// `event` is null or an event that nobody destroys during the call.
 unsafe fn read_topic_id(event: *mut sys::rd_kafka_event_t) -> Result<Option<String>, String> {
