@@ -1,6 +1,6 @@
 //! Where the attributes stand: binary and structured mode, content types, versions.
 
-use order_events::{RecordView, decode, event_type};
+use order_events::{RecordView, decode, decode_raw, event_type};
 
 use crate::{ORDER_ID, Record, placed, status_event};
 
@@ -111,4 +111,24 @@ fn headers_may_be_null_and_their_names_any_bytes() {
     let record = placed();
     let view = RecordView { headers: &Odd, ..record.view() };
     assert_eq!(decode(&view).unwrap().id, None);
+}
+
+#[test]
+fn a_raw_event_needs_no_record_around_it_and_keeps_the_bytes_of_its_data() {
+    let value = structured_paid();
+    let raw = decode_raw(Some(value.as_bytes())).unwrap();
+    assert_eq!(raw.event, Record::structured(value.as_str()).decode().unwrap().event);
+    assert_eq!((raw.id.as_deref(), raw.source.as_deref()), (Some("m-1"), Some("/shop")));
+    let data = format!(r#"{{ "order_id":"{ORDER_ID}","customer_id":"c-17", "later":[1]}}"#);
+    let value = format!(r#"{{"type":"order.paid","data":{data}}}"#);
+    let raw = decode_raw(Some(value.as_bytes())).unwrap();
+    assert_eq!((raw.data, raw.id), (data.as_bytes(), None));
+    for (id, code) in
+        [("\"\"", "limit_exceeded"), ("\"a\\u0001\"", "invalid_field"), ("7", "invalid_field")]
+    {
+        let value = format!(r#"{{"type":"order.paid","id":{id},"data":{data}}}"#);
+        assert_eq!(decode_raw(Some(value.as_bytes())).unwrap_err().code(), code, "{id}");
+    }
+    assert_eq!(decode_raw(None).unwrap_err().code(), "tombstone");
+    assert_eq!(decode_raw(Some(b"{\"data\":{}}")).unwrap_err().code(), "missing_type");
 }
