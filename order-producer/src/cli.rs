@@ -176,17 +176,20 @@ impl Connection {
         topic::prepare(&app.runtime, settings, &self.topic, create, self.delivery_timeout)
     }
 
+    pub(crate) fn publisher_options(&self) -> PublisherOptions {
+        PublisherOptions {
+            delivery_timeout: Some(self.delivery_timeout),
+            compression: self.compression.clone(),
+            ..PublisherOptions::default()
+        }
+    }
+
     pub(crate) fn session<T>(
         &self,
         app: &App,
         settings: &KafkaSettings,
     ) -> anyhow::Result<Session<T>> {
-        let options = PublisherOptions {
-            delivery_timeout: Some(self.delivery_timeout),
-            compression: self.compression.clone(),
-            ..PublisherOptions::default()
-        };
-        Session::new(settings, &options, &self.topic, app.interrupt.clone())
+        Session::new(settings, &self.publisher_options(), &self.topic, app.interrupt.clone())
             .map_err(|error| WrongUse(error.to_string()).into())
     }
 }

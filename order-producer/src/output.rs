@@ -36,6 +36,8 @@ pub(crate) enum Resend {
     Command(String),
     /// The line of the file, with these bytes as its data.
     Data(Vec<u8>),
+    /// The whole file, of which it is part in one transaction. Whoever sends it says so once.
+    WithItsFile,
 }
 
 /// One element of the output. The field names are part of the command line's contract.
@@ -119,6 +121,11 @@ impl<'a, W: Write> Printer<'a, W> {
         })
     }
 
+    /// How many sends ended how, so far.
+    pub(crate) fn counts(&self) -> Counts {
+        self.counts
+    }
+
     /// Ends the output.
     pub(crate) fn finish(mut self) -> anyhow::Result<Counts> {
         if self.connection.output == Format::Json {
@@ -157,7 +164,9 @@ impl<'a, W: Write> Printer<'a, W> {
             }
             Outcome::Unconfirmed { reason } => {
                 self.counts.unconfirmed += 1;
+                report.reason = Some(reason);
                 resend = match &note.resend {
+                    Resend::WithItsFile => return self.element(&report),
                     Resend::Command(command) => command.clone(),
                     Resend::Data(data) => {
                         resend::by_line(connection, note.event_type, &note.message_id, data)
@@ -169,7 +178,6 @@ impl<'a, W: Write> Printer<'a, W> {
                     crate::output::say!("send it again with the same ids by:\n  {resend}");
                     self.last_resend.clone_from(&resend);
                 }
-                report.reason = Some(reason);
                 report.resend = Some(&resend);
             }
         }

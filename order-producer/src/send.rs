@@ -1,8 +1,10 @@
 //! The commands that publish the user's own events.
 
+pub mod atomic;
 pub mod file;
 mod lines;
 pub mod order;
+mod spool;
 pub mod status;
 
 use std::path::PathBuf;
@@ -14,7 +16,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::Exit;
-use crate::cli::{App, Connection};
+use crate::cli::{App, Connection, WrongUse};
 use crate::message::Message;
 use crate::output::{Note, Printer, Resend};
 use crate::resend;
@@ -32,9 +34,11 @@ Examples:
   order-producer send --customer c-17 --item TEA-1:2:450 --repeat 3      # one order, three records
   order-producer send --file events.ndjson -o jsonl
   zcat events.ndjson.gz | order-producer send --file -
+  order-producer send --file events.ndjson --atomic      # all of it, or nothing
 
 A line of a file is {\"type\":\"order.placed\",\"id\":\"any text, optional\",\"data\":{...}}. Lines that are
-refused are reported by number, the others are sent, and the exit code is 4.")]
+refused are reported by number, the others are sent, and the exit code is 4; with --atomic nothing is.
+What is sent with --atomic is seen all at once, by readers with isolation.level=read_committed.")]
 pub struct SendArgs {
     #[command(flatten)]
     order: order::OrderArgs,
@@ -49,6 +53,9 @@ pub struct SendArgs {
     )]
     file: Option<PathBuf>,
 
+    #[command(flatten)]
+    atomic: atomic::AtomicArgs,
+
     #[command(flatten, next_help_heading = "Kafka and output")]
     connection: Connection,
 }
@@ -56,7 +63,10 @@ pub struct SendArgs {
 impl SendArgs {
     pub(crate) fn run(&self, app: &App) -> anyhow::Result<Exit> {
         if let Some(path) = &self.file {
-            return file::run(path, &self.connection, app);
+            return file::run(path, &self.atomic, &self.connection, app);
+        }
+        if self.atomic.atomic {
+            return Err(WrongUse("--atomic is for the lines of a --file".to_owned()).into());
         }
         publish(app, &self.connection, &self.order.event()?, &self.order.identity)
     }

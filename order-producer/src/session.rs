@@ -11,7 +11,7 @@ use crate::message::Message;
 
 /// Most records whose end is not known. The client bounds its queue by the bytes of values only;
 /// a small record's headers and bookkeeping take several times those (about a KiB each).
-const WINDOW: usize = 50_000;
+pub(crate) const WINDOW: usize = 50_000;
 /// How often a wait looks whether a signal came.
 const TICK: Duration = Duration::from_millis(50);
 /// How long a stop by signal waits for confirmations, at most.

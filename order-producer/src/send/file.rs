@@ -16,6 +16,7 @@ use serde_json::value::RawValue;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use super::atomic::{self, AtomicArgs};
 use super::lines::{self, LINE_BYTES_MAX, Line};
 use crate::Exit;
 use crate::cli::{App, Connection};
@@ -24,14 +25,22 @@ use crate::output::{Note, Printer, Resend};
 use crate::session::{Flow, Session};
 
 /// How often a silent input leaves room for ends and signals.
-const TICK: Duration = Duration::from_millis(50);
+pub(super) const TICK: Duration = Duration::from_millis(50);
 
-pub(super) fn run(path: &Path, connection: &Connection, app: &App) -> anyhow::Result<Exit> {
+pub(super) fn run(
+    path: &Path,
+    args: &AtomicArgs,
+    connection: &Connection,
+    app: &App,
+) -> anyhow::Result<Exit> {
     let input: Box<dyn Read + Send> = if path == Path::new("-") {
         Box::new(std::io::stdin())
     } else {
         Box::new(File::open(path).with_context(|| format!("cannot read {}", path.display()))?)
     };
+    if args.atomic {
+        return atomic::run(path, input, args, connection, app);
+    }
     let settings = connection.settings()?;
     connection.prepare_topic(app, &settings)?;
     let mut session = connection.session(app, &settings)?;
@@ -82,7 +91,7 @@ fn send_lines<W: std::io::Write>(
         for line in batch {
             next_line = line.number;
             match prepare(line, &connection.source) {
-                Ok((message, note)) => {
+                Ok(Prepared { message, note, .. }) => {
                     if session.send(&message, note, printer)? == Flow::Stop {
                         return Ok(End::Signal { next_line });
                     }
@@ -99,9 +108,17 @@ fn send_lines<W: std::io::Write>(
     }
 }
 
+/// A line about to be sent.
+pub(super) struct Prepared {
+    pub(super) message: Message,
+    pub(super) note: Note,
+    /// The line has no id: this one was made for it.
+    pub(super) is_new_id: bool,
+}
+
 /// Why a line is not sent.
 #[derive(Debug, thiserror::Error)]
-enum Refusal {
+pub(super) enum Refusal {
     #[error("the line is longer than {LINE_BYTES_MAX} bytes; split the order")]
     TooLong,
     #[error("the line is not of the form {{\"type\":…,\"id\":…,\"data\":{{…}}}}: {0}")]
@@ -113,7 +130,7 @@ enum Refusal {
 }
 
 impl Refusal {
-    fn code(&self) -> &'static str {
+    pub(super) fn code(&self) -> &'static str {
         match self {
             Self::TooLong => "line_too_long",
             Self::Form(_) => "invalid_line",
@@ -135,13 +152,14 @@ struct LineJson<'a> {
 
 /// Checks a line and makes its record. The payload is published as it stands in the line, so
 /// that fields which this version does not know reach consumers that do.
-fn prepare(line: Line, source: &str) -> Result<(Message, Note), Refusal> {
+pub(super) fn prepare(line: Line, source: &str) -> Result<Prepared, Refusal> {
     let content = line.content.map_err(|_| Refusal::TooLong)?;
     let json: LineJson<'_> = serde_json::from_slice(&content)
         .map_err(|error| Refusal::Form(short(&error.to_string())))?;
     let kind = EventKind::from_type(&json.event_type)?;
     let data = json.data.get().as_bytes();
     let event = parse_event(kind, data, "/data")?;
+    let is_new_id = json.id.is_none();
     let message_id = match json.id {
         Some(id) => {
             check_message_id(&id).map_err(Refusal::Id)?;
@@ -167,7 +185,7 @@ fn prepare(line: Line, source: &str) -> Result<(Message, Note), Refusal> {
         order_id: event.order_id().to_string(),
         resend: Resend::Data(data.to_vec()),
     };
-    Ok((message, note))
+    Ok(Prepared { message, note, is_new_id })
 }
 
 /// The parser's text may quote the line.
@@ -191,13 +209,13 @@ mod tests {
     }
 
     fn refusal(text: &str) -> Refusal {
-        prepare(line(text), "/test").expect_err("the line is refused")
+        prepare(line(text), "/test").err().expect("the line is refused")
     }
 
     #[test]
     fn a_line_keeps_its_id_and_the_bytes_of_its_data() {
         let text = format!(r#"{{ "id":"m 1" , "data": {DATA} ,"type":"order.paid"}}"#);
-        let (message, note) = prepare(line(&text), "/test").unwrap();
+        let Prepared { message, note, .. } = prepare(line(&text), "/test").ok().unwrap();
         assert_eq!(message.value.as_deref(), Some(DATA.as_bytes()));
         assert_eq!(message.key.as_deref(), Some(&b"c-17"[..]));
         assert_eq!(message.headers.get_str("ce_id"), Some("m 1"));
@@ -209,7 +227,8 @@ mod tests {
     fn a_line_without_id_gets_a_version_7_uuid() {
         for id in ["", r#""id":null,"#] {
             let text = format!(r#"{{{id}"type":"order.paid","data":{DATA}}}"#);
-            let (_, note) = prepare(line(&text), "/test").unwrap();
+            let Prepared { note, is_new_id, .. } = prepare(line(&text), "/test").ok().unwrap();
+            assert!(is_new_id);
             assert_eq!(note.message_id.parse::<Uuid>().unwrap().get_version_num(), 7);
         }
     }
@@ -229,7 +248,7 @@ mod tests {
         assert_eq!(refusal(&"[".repeat(100_000)).code(), "invalid_line");
         assert!(refusal(&format!("\"{}\"", "x".repeat(100_000))).to_string().len() < 400);
         let too_long = Line { number: 1, content: Err(lines::LineTooLong) };
-        assert_eq!(prepare(too_long, "/test").unwrap_err().code(), "line_too_long");
+        assert_eq!(prepare(too_long, "/test").err().unwrap().code(), "line_too_long");
     }
 
     #[test]

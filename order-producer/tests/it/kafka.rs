@@ -5,7 +5,8 @@ use std::time::Duration;
 use order_events::RecordView;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::message::{Headers as _, Message as _};
+use rdkafka::error::KafkaError;
+use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
 use rdkafka::{Offset, TopicPartitionList};
 
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -72,6 +73,67 @@ pub(crate) fn count(topic: &str) -> i64 {
     ends_seen_by(&client(shared()), topic).iter().sum()
 }
 
+/// What a reader wants of transactions.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Isolation {
+    /// Nothing of those that are open or aborted, and nothing behind one that is open.
+    Committed,
+    /// Everything.
+    Uncommitted,
+}
+
+/// How many records such a reader sees.
+pub(crate) fn count_seen(servers: &str, topic: &str, isolation: Isolation) -> usize {
+    seen(servers, topic, isolation).len()
+}
+
+/// What such a reader sees, by partition and offset. Nothing if there is no such topic.
+pub(crate) fn seen(servers: &str, topic: &str, isolation: Isolation) -> Vec<Record> {
+    let level = match isolation {
+        Isolation::Committed => "read_committed",
+        Isolation::Uncommitted => "read_uncommitted",
+    };
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", servers)
+        .set("group.id", "order-producer-tests")
+        .set("enable.auto.commit", "false")
+        .set("enable.partition.eof", "true")
+        .set("isolation.level", level)
+        .create()
+        .unwrap();
+    let partitions = partitions_seen_by(&consumer, topic).unwrap_or(0);
+    let mut assignment = TopicPartitionList::new();
+    for partition in 0..i32::try_from(partitions).unwrap() {
+        assignment.add_partition_offset(topic, partition, Offset::Beginning).unwrap();
+    }
+    consumer.assign(&assignment).unwrap();
+    let (mut records, mut ended) = (Vec::new(), std::collections::BTreeSet::new());
+    while ended.len() < partitions {
+        match consumer.poll(TIMEOUT).expect("a record or an end within 10 s") {
+            Ok(message) => records.push(record_of(&message)),
+            Err(KafkaError::PartitionEOF(partition)) => {
+                ended.insert(partition);
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    records.sort_by_key(|record: &Record| (record.partition, record.offset));
+    records
+}
+
+fn record_of(message: &BorrowedMessage<'_>) -> Record {
+    let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
+    Record {
+        partition: message.partition(),
+        offset: message.offset(),
+        key: message.key().map(<[u8]>::to_vec),
+        value: message.payload().map(<[u8]>::to_vec),
+        headers: headers
+            .map(|h| (h.key.to_owned(), h.value.unwrap_or_default().to_vec()))
+            .collect(),
+    }
+}
+
 /// All records, by partition and offset.
 pub(crate) fn read(topic: &str) -> Vec<Record> {
     read_from(shared(), topic)
@@ -90,16 +152,7 @@ pub(crate) fn read_from(servers: &str, topic: &str) -> Vec<Record> {
     let mut records = Vec::new();
     while records.len() < expected {
         let message = consumer.poll(TIMEOUT).expect("a record within 10 s").unwrap();
-        let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
-        records.push(Record {
-            partition: message.partition(),
-            offset: message.offset(),
-            key: message.key().map(<[u8]>::to_vec),
-            value: message.payload().map(<[u8]>::to_vec),
-            headers: headers
-                .map(|h| (h.key.to_owned(), h.value.unwrap_or_default().to_vec()))
-                .collect(),
-        });
+        records.push(record_of(&message));
     }
     records.sort_by_key(|record| (record.partition, record.offset));
     records

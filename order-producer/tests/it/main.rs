@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail by panic, as tests do")]
 
+mod atomic;
 mod by_flags;
 mod from_file;
 mod kafka;
