@@ -10,7 +10,7 @@ use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use tracing_subscriber::EnvFilter;
 
-use crate::{accept, dlq, migrate, purge, retries, run, show, status, verify};
+use crate::{accept, dlq, migrate, pipe, purge, retries, run, show, status, verify};
 
 /// Applies order events from Kafka to PostgreSQL, each exactly once, and proves it
 #[derive(Parser)]
@@ -31,6 +31,8 @@ struct Cli {
 enum Command {
     /// Consume and apply events until stopped
     Run(run::RunArgs),
+    /// Make order records of raw orders, from topic to topic in Kafka transactions; no database
+    Pipe(pipe::PipeArgs),
     /// Bring the database's tables up to this version
     Migrate(migrate::MigrateArgs),
     /// How far the consumer is, and what waits: lag, dead letters, outbox
@@ -59,6 +61,7 @@ impl Command {
                 "warn,sqlx=error,librdkafka=off,rdkafka=off"
             }
             Self::Run(_)
+            | Self::Pipe(_)
             | Self::Migrate(_)
             | Self::Accept(_)
             | Self::Purge(_)
@@ -236,6 +239,7 @@ pub fn main() -> ExitCode {
     let done = runtime.block_on(async {
         match cli.command {
             Command::Run(args) => run::run(args).await,
+            Command::Pipe(args) => pipe::run(args).await,
             Command::Migrate(args) => migrate::run(args).await,
             Command::Status(args) => status::run(args).await,
             Command::Show(args) => show::run(args).await,

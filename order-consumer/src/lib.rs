@@ -11,6 +11,7 @@ mod migrate;
 mod order_facts;
 mod order_projection;
 mod output;
+mod pipe;
 mod purge;
 mod retries;
 mod run;

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -31,14 +31,19 @@ pub(crate) struct Ended {
 impl Consumer {
     /// `order-consumer run -o json …`
     pub(crate) fn start(place: &Place, arguments: &[&str]) -> Self {
+        let mut command = place.command("run", &["-o", "json"]);
+        command.args(arguments);
+        Self::of(command, &place.topic)
+    }
+
+    /// Any command that goes on for a while.
+    pub(crate) fn of(mut command: Command, what: &str) -> Self {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("consumers");
         std::fs::create_dir_all(&folder).unwrap();
-        let name = unique(&place.topic);
+        let name = unique(what);
         let (stdout, stderr) =
             (folder.join(format!("{name}.out")), folder.join(format!("{name}.log")));
-        let child = place
-            .command("run", &["-o", "json"])
-            .args(arguments)
+        let child = command
             .stdin(Stdio::null())
             .stdout(File::create(&stdout).unwrap())
             .stderr(File::create(&stderr).unwrap())

@@ -1,15 +1,18 @@
 //! What tests do to Kafka behind the consumer's back.
 
+use std::collections::BTreeSet;
 use std::sync::mpsc;
 use std::time::Duration;
 
 use idempotent_consumer::publish::{
     Acknowledged, Publication, Publisher, PublisherOptions, Topics,
 };
+use idempotent_consumer::{Headers, PartitionKey, Record};
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
-use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::error::KafkaError;
+use rdkafka::message::{BorrowedMessage, Header, Headers as _, Message as _, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
@@ -83,6 +86,37 @@ impl Place {
         }
     }
 
+    /// What a reader sees, with or without what belongs to open and aborted transactions.
+    pub(crate) fn seen(&self, topic: &str, is_committed: bool) -> Vec<Record> {
+        let level = if is_committed { "read_committed" } else { "read_uncommitted" };
+        let consumer: BaseConsumer = self
+            .client_config()
+            .set("group.id", "nobody")
+            .set("enable.auto.commit", "false")
+            .set("enable.partition.eof", "true")
+            .set("isolation.level", level)
+            .create()
+            .unwrap();
+        let partitions = self.topics().partitions(topic).unwrap().unwrap();
+        let mut list = TopicPartitionList::new();
+        for partition in 0..i32::try_from(partitions).unwrap() {
+            list.add_partition_offset(topic, partition, Offset::Beginning).unwrap();
+        }
+        consumer.assign(&list).unwrap();
+        let (mut records, mut ended) = (Vec::new(), BTreeSet::new());
+        while ended.len() < partitions {
+            match consumer.poll(TIMEOUT).expect("a record or an end within 30 s") {
+                Ok(message) => records.push(read(topic, &message)),
+                Err(KafkaError::PartitionEOF(partition)) => {
+                    ended.insert(partition);
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+        records.sort_by_key(|record: &Record| (record.source.partition, record.offset));
+        records
+    }
+
     /// Sets the group's committed offset, as nobody should.
     pub(crate) fn commit_offset(&self, partition: i32, offset: i64) {
         let consumer: BaseConsumer =
@@ -104,6 +138,21 @@ impl Place {
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", &self.stack.bootstrap_servers);
         config
+    }
+}
+
+fn read(topic: &str, message: &BorrowedMessage<'_>) -> Record {
+    let mut headers = Headers::new();
+    for header in message.headers().into_iter().flat_map(|all| all.iter()) {
+        headers.push(header.key, header.value);
+    }
+    Record {
+        source: PartitionKey { topic: topic.into(), partition: message.partition() },
+        offset: message.offset(),
+        timestamp_ms: message.timestamp().to_millis(),
+        key: message.key().map(<[u8]>::to_vec),
+        value: message.payload().map(<[u8]>::to_vec),
+        headers,
     }
 }
 

@@ -6,11 +6,13 @@ pub(crate) mod consumer;
 pub(crate) mod events;
 pub(crate) mod kafka;
 pub(crate) mod load;
+pub(crate) mod pipes;
 pub(crate) mod poll;
 pub(crate) mod proxy;
 pub(crate) mod stacks;
 pub(crate) mod world;
 
+use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -84,7 +86,12 @@ impl Place {
 
     /// `order-consumer COMMAND …` for this place.
     pub(crate) fn command(&self, command: &str, arguments: &[&str]) -> Command {
-        let mut program = Command::new(env!("CARGO_BIN_EXE_order-consumer"));
+        self.command_of(Path::new(env!("CARGO_BIN_EXE_order-consumer")), command, arguments)
+    }
+
+    /// The same of another program.
+    pub(crate) fn command_of(&self, program: &Path, command: &str, arguments: &[&str]) -> Command {
+        let mut program = Command::new(program);
         program
             .arg(command)
             .args(arguments)

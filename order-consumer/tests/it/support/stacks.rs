@@ -10,7 +10,10 @@ pub(crate) const QUICK: [&str; 4] =
     ["-X", "session.timeout.ms=2000", "-X", "heartbeat.interval.ms=300"];
 
 fn options(label: &str) -> Options {
-    Options::private(label).kafka_property("group.min.session.timeout.ms", "500")
+    Options::private(label)
+        .kafka_property("group.min.session.timeout.ms", "500")
+        // How often the broker looks for transactions that are open for too long.
+        .kafka_property("transaction.abort.timed.out.transaction.cleanup.interval.ms", "500")
 }
 
 /// For tests that kill consumers, and leave the servers alone: give those consumers [`QUICK`].
