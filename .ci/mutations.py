@@ -253,6 +253,22 @@ MUTATIONS = [
           "        .set(\"partitioner\", \"consistent_random\")\n")],
         (PRODUCER_TESTS, "a_key_goes_to_the_partition_that_the_java_client_chooses"),
     ),
+    Mutation(
+        "pipe-offsets-left-out",
+        "a pipe's transaction holds its records and not the offsets of what they were made of",
+        [(ENGINE + "kafka/pipe.rs",
+          "flushed.and_then(|()| transaction.send_offsets(&offsets, group))",
+          "flushed.map(|()| drop((&offsets, group)))")],
+        (CONSUMER_TESTS, "killed_at_each_step_again_and_again_each_raw_order_comes_out_once"),
+    ),
+    Mutation(
+        "atomic-commits-what-it-aborts",
+        "a file of which a line is refused is committed up to there",
+        [("order-producer/src/send/atomic.rs",
+          "if let Err(error) = transaction.abort() {",
+          "if let Err(error) = transaction.commit() {")],
+        (PRODUCER_TESTS, "one_refused_line_and_nothing_is_published_and_every_refused_line_is_named"),
+    ),
 ]
 
 
