@@ -53,6 +53,9 @@ pub const PIPE: [&str; 6] = [
     "pipe.after_commit",
 ];
 
+/// Every point of the HTTP gateway.
+pub const GATEWAY: [&str; 2] = ["gateway.before_commit", "gateway.after_commit_before_answer"];
+
 /// The process is at this point.
 #[cfg(not(feature = "failpoints"))]
 #[inline(always)]

@@ -17,6 +17,11 @@ impl Default for Health {
 }
 
 impl Health {
+    /// Of something that waits for no partitions.
+    pub(crate) fn without_group() -> Self {
+        Self { reasons: Mutex::default() }
+    }
+
     /// `(what, why)` for each thing that stands in the way; empty means ready.
     pub fn reasons(&self) -> Vec<(String, String)> {
         let reasons = self.reasons.lock().unwrap_or_else(PoisonError::into_inner);

@@ -128,6 +128,14 @@ pub mod publish {
     };
 }
 
+/// Publishing from a transaction without consuming: the outbox of an application of its own.
+pub mod outbox {
+    pub use crate::handler::Outgoing;
+    pub use crate::relay::Relay;
+    pub use crate::store::connect::TransactionLimits;
+    pub use crate::store::outbox::publish;
+}
+
 pub use config::EngineConfig;
 pub use engine::{Engine, EngineError, Summary};
 pub use handler::{

@@ -16,6 +16,7 @@ use sqlx::PgConnection;
 use sqlx::postgres::PgConnectOptions;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use self::round::Round;
 use crate::failpoint::failpoint;
@@ -38,12 +39,13 @@ const ALONE_FOR: Duration = Duration::from_secs(5);
 const ROWS: i64 = 500;
 const BYTES: i64 = 8 * 1024 * 1024;
 
-/// What a relay needs.
-pub(crate) struct Relay {
-    pub kafka: KafkaSettings,
-    pub database: PgConnectOptions,
-    pub holder: String,
-    pub health: Arc<Health>,
+/// Publishes the rows of a database's outbox, whoever wrote them. Any number of relays may run, in
+/// any processes: a lease row lets one at a time work.
+pub struct Relay {
+    pub(crate) kafka: KafkaSettings,
+    pub(crate) database: PgConnectOptions,
+    pub(crate) holder: String,
+    pub(crate) health: Arc<Health>,
 }
 
 /// Why a turn of the relay ended early.
@@ -83,8 +85,20 @@ impl Pace {
 }
 
 impl Relay {
+    /// A relay for an application that publishes without consuming; an
+    /// [`Engine`](crate::Engine) runs its own.
+    pub fn new(kafka: KafkaSettings, database: PgConnectOptions) -> Self {
+        let holder = Uuid::new_v4().simple().to_string();
+        Self { kafka, database, holder, health: Arc::new(Health::without_group()) }
+    }
+
+    /// Whether records go out, and if not, why.
+    pub fn health(&self) -> Arc<Health> {
+        Arc::clone(&self.health)
+    }
+
     /// Relays until cancelled. Errors are retried for ever, and show in health.
-    pub(crate) async fn run(self, cancel: CancellationToken) {
+    pub async fn run(self, cancel: CancellationToken) {
         let mut failures: u32 = 0;
         let mut alone_until: Option<Instant> = None;
         while !cancel.is_cancelled() {

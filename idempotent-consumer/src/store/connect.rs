@@ -9,7 +9,7 @@ use crate::nodelay;
 
 /// Bounds of a transaction, set in each one anew so that a pooler in between cannot lose them.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct TransactionLimits {
+pub struct TransactionLimits {
     /// Of a wait for a lock.
     pub lock: Duration,
     /// Of a statement.
@@ -19,8 +19,9 @@ pub(crate) struct TransactionLimits {
 }
 
 impl TransactionLimits {
-    /// What opens a transaction: one round trip.
-    pub(crate) fn begin_sql(&self) -> String {
+    /// What opens a transaction: one round trip. It is READ COMMITTED and durable, whatever the
+    /// database's defaults are.
+    pub fn begin_sql(&self) -> String {
         format!(
             "BEGIN ISOLATION LEVEL READ COMMITTED;
              SET LOCAL lock_timeout = {};

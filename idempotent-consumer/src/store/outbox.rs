@@ -36,6 +36,33 @@ pub(crate) async fn insert(
     Ok(())
 }
 
+/// Writes one record to publish, in the transaction that is open on the connection: it is sent if and
+/// only if that commits, at least once, and in the order of writing within its topic and key. Two
+/// transactions that are open at the same time have no order; one that has to come behind another
+/// waits for it before it writes.
+///
+/// Unlike a handler's records it goes in by INSERT: a client that is frozen inside COPY escapes the
+/// timeouts of its transaction.
+///
+/// # Errors
+/// The database does not answer, or lacks the engine's tables.
+pub async fn publish(connection: &mut PgConnection, record: &Outgoing) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        r"
+        INSERT INTO outbox (topic, partition, key, value, headers)
+        VALUES ($1, $2, $3, $4, $5)
+        ",
+    )
+    .bind(&record.topic)
+    .bind(record.partition)
+    .bind(record.key.as_deref())
+    .bind(record.value.as_deref())
+    .bind(Json(&record.headers))
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
 /// Takes or renews the lease; `false` while another relay holds it. The database's clock decides.
 pub(crate) async fn take_lease(
     connection: &mut PgConnection,
