@@ -23,6 +23,7 @@ BUILD = ROOT / "target" / "mutations" / "build"
 LIMIT_SECONDS = 1200
 
 ENGINE = "idempotent-consumer/src/"
+GATEWAY = "order-producer/src/serve/"
 LIBRARY = ["--package", "idempotent-consumer", "--lib"]
 ENGINE_TESTS = ["--package", "idempotent-consumer", "--test", "it"]
 CONSUMER_TESTS = ["--package", "order-consumer", "--test", "it"]
@@ -268,6 +269,45 @@ MUTATIONS = [
           "if let Err(error) = transaction.abort() {",
           "if let Err(error) = transaction.commit() {")],
         (PRODUCER_TESTS, "one_refused_line_and_nothing_is_published_and_every_refused_line_is_named"),
+    ),
+    Mutation(
+        "answer-kept-behind-the-commit",
+        "the gateway keeps a key's answer after the order's transaction, not in it",
+        [(GATEWAY + "accept.rs",
+          "    if let Some(key) = key {\n"
+          "        store::keep_answer(&mut transaction, key, &done.answer).await?;\n"
+          "    }\n"
+          "    failpoint(\"gateway.before_commit\");\n"
+          "    transaction.commit().await?;\n",
+          "    transaction.commit().await?;\n"
+          "    if let Some(key) = key {\n"
+          "        store::keep_answer(connection, key, &done.answer).await?;\n"
+          "    }\n")],
+        (PRODUCER_TESTS, "killed_under_load_it_gives_each_key_one_order_and_the_same_answer"),
+    ),
+    Mutation(
+        "any-body-replayed",
+        "a key's answer is given whatever the request",
+        [(GATEWAY + "accept.rs",
+          "Some(held) if held.fingerprint == key.fingerprint =>",
+          "Some(held) if !held.fingerprint.is_empty() =>")],
+        (PRODUCER_TESTS, "the_first_answer_is_replayed_byte_for_byte_and_another_request_under_its_key_refused"),
+    ),
+    Mutation(
+        "order-not-locked",
+        "requests for one order are judged beside each other",
+        [(GATEWAY + "store.rs",
+          "           FOR UPDATE\n        \",\n    )\n    .bind(order_id)\n    .try_map",
+          "        \",\n    )\n    .bind(order_id)\n    .try_map")],
+        (PRODUCER_TESTS, "of_payments_at_once_one_is_accepted"),
+    ),
+    Mutation(
+        "any-secret-fits",
+        "an API key is known by its id alone",
+        [(GATEWAY + "auth.rs",
+          "        self.hash().ct_eq(hash).into()\n",
+          "        self.hash().ct_eq(hash).into() || !hash.is_empty()\n")],
+        (PRODUCER_TESTS, "a_key_lets_in_to_what_its_scopes_say_until_it_is_revoked"),
     ),
 ]
 

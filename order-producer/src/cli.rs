@@ -14,7 +14,7 @@ use order_events::EventKind;
 use crate::interrupt::Interrupt;
 use crate::session::Session;
 use crate::topic::{self, TopicError};
-use crate::{Exit, load, send};
+use crate::{Exit, load, send, serve};
 
 pub(crate) const DEFAULT_TOPIC: &str = "orders";
 pub(crate) const DEFAULT_SOURCE: &str = "/order-producer";
@@ -45,6 +45,29 @@ enum Command {
     Cancel(send::status::StatusArgs),
     /// Publish synthetic orders, with duplicates and poison if asked for
     Load(load::LoadArgs),
+    /// Accept orders over HTTP
+    Serve(serve::ServeArgs),
+    /// Who may use the HTTP API
+    #[command(subcommand)]
+    Keys(serve::keys::KeysCommand),
+}
+
+impl Command {
+    /// Ends of sends are reported anyway; a server tells what it does.
+    const fn default_log_filter(&self) -> &'static str {
+        match self {
+            Self::Serve(_) => "info,sqlx=error",
+            _ => "error",
+        }
+    }
+
+    /// Threads that run tasks. The other commands have one client and wait for it.
+    fn workers(&self) -> usize {
+        match self {
+            Self::Serve(_) => std::thread::available_parallelism().map_or(1, usize::from),
+            _ => 1,
+        }
+    }
 }
 
 /// Where events go and how their ends are shown.
@@ -131,7 +154,7 @@ fn parse_timeout(text: &str) -> Result<Duration, String> {
     }
 }
 
-fn parse_source(text: &str) -> Result<String, String> {
+pub(crate) fn parse_source(text: &str) -> Result<String, String> {
     if text.is_empty() || text.len() > 256 || !text.chars().all(|c| c.is_ascii_graphic()) {
         return Err("a source is a URI reference of 1 to 256 visible ASCII characters".to_owned());
     }
@@ -150,9 +173,9 @@ pub(crate) struct App {
 }
 
 impl App {
-    fn start() -> anyhow::Result<Self> {
+    fn start(workers: usize) -> anyhow::Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
+            .worker_threads(workers)
             .enable_all()
             .build()
             .context("cannot start the runtime")?;
@@ -204,8 +227,8 @@ pub fn run() -> Exit {
             return if error.use_stderr() { Exit::WrongUse } else { Exit::Done };
         }
     };
-    start_logs();
-    let result = App::start().and_then(|app| dispatch(&app, cli.command));
+    start_logs(cli.command.default_log_filter());
+    let result = App::start(cli.command.workers()).and_then(|app| dispatch(&app, cli.command));
     result.unwrap_or_else(|error| {
         crate::output::say!("error: {error:#}");
         if error.is::<WrongUse>() { Exit::WrongUse } else { Exit::Failed }
@@ -219,13 +242,15 @@ fn dispatch(app: &App, command: Command) -> anyhow::Result<Exit> {
         Command::Fulfill(args) => args.run(app, EventKind::Fulfilled),
         Command::Cancel(args) => args.run(app, EventKind::Cancelled),
         Command::Load(args) => load::run(&args, app),
+        Command::Serve(args) => args.run(app),
+        Command::Keys(command) => command.run(app),
     }
 }
 
-/// Logs go to stderr, by `RUST_LOG`; only errors by default, since every end is reported anyway.
-fn start_logs() {
+/// Logs go to stderr, by `RUST_LOG`.
+fn start_logs(default: &str) {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("error"));
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
     let colour = std::io::stderr().is_terminal()
         && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
     tracing_subscriber::fmt()

@@ -1,30 +1,27 @@
 //! ctrl-C and SIGTERM.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use tokio_util::sync::CancellationToken;
 
 use crate::Exit;
 
 /// Whether the user asked to stop. The first signal asks, loops see it within a tenth of a
 /// second and flush; a second one ends the process at once.
 #[derive(Clone, Debug, Default)]
-pub struct Interrupt(Arc<AtomicBool>);
+pub struct Interrupt(CancellationToken);
 
 impl Interrupt {
     /// Listens for signals from now on.
     pub(crate) fn listen(runtime: &tokio::runtime::Runtime) -> std::io::Result<Self> {
         let interrupt = Self::default();
-        let flag = Arc::clone(&interrupt.0);
+        let asked = interrupt.0.clone();
         let mut signals = {
             let _guard = runtime.enter();
             Signals::new()?
         };
         runtime.spawn(async move {
             signals.next().await;
-            flag.store(true, Ordering::Relaxed);
-            crate::output::say!(
-                "stopping: waiting for Kafka to confirm what was sent (again: stop at once)"
-            );
+            asked.cancel();
+            crate::output::say!("stopping: finishing what is under way (again: stop at once)");
             signals.next().await;
             std::process::exit(i32::from(Exit::Incomplete.code()));
         });
@@ -33,7 +30,12 @@ impl Interrupt {
 
     /// Whether to stop.
     pub fn requested(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.0.is_cancelled()
+    }
+
+    /// Waits until the user asks to stop.
+    pub(crate) async fn wait(&self) {
+        self.0.cancelled().await;
     }
 }
 

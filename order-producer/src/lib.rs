@@ -8,6 +8,7 @@
 //!
 //! * [`send`]: events from flags ([`send::order`], [`send::status`]) or NDJSON ([`send::file`]),
 //! * [`load`]: synthetic orders, with duplicates and poison, and a manifest for the auditor,
+//! * [`serve`]: the same over HTTP, through an outbox in PostgreSQL,
 //! * [`cli`]: the command line; `main.rs` only starts it.
 
 pub mod cli;
@@ -17,6 +18,7 @@ mod message;
 mod output;
 mod resend;
 pub mod send;
+pub mod serve;
 pub mod session;
 mod topic;
 

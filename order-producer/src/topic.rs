@@ -6,7 +6,7 @@ use idempotent_consumer::KafkaSettings;
 use idempotent_consumer::publish::{AdminError, Ensured, Topics};
 
 /// Partitions of a topic that we create; adding some later moves keys.
-const PARTITIONS: usize = 6;
+pub(crate) const PARTITIONS: usize = 6;
 /// Longest wait for an answer about the topic.
 const TIMEOUT_MAX: Duration = Duration::from_secs(10);
 

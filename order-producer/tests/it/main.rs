@@ -8,6 +8,7 @@ mod from_file;
 mod kafka;
 mod loads;
 mod murmur2;
+mod serve;
 mod trouble;
 mod wrong_use;
 

@@ -1,0 +1,216 @@
+//! A request that changes an order, in one transaction: its key, the order, the event in the outbox and
+//! the answer. It commits or nothing has happened, so whatever dies when, the same request again gives
+//! the same answer, and one event.
+
+use axum::http::StatusCode;
+use idempotent_consumer::Headers;
+use idempotent_consumer::failpoint::failpoint;
+use idempotent_consumer::outbox::{self, Outgoing};
+use order_events::{Envelope, EventKind, OrderEvent, encode};
+use sqlx::{PgConnection, PgPool};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::answer::Answer;
+use super::decide::{Decision, Standing, Wanted, decide, standing};
+use super::problem::Problem;
+use super::store::{self, KeyUse};
+use super::truth::{Accepted, Event, Fate, view};
+
+/// How often a request begins again because another one has added its order meanwhile. That one has
+/// ended then, so the second time finds the order.
+const ROUNDS_MAX: u32 = 3;
+
+/// Where events go, and what they say of their origin.
+#[derive(Debug, Clone)]
+pub(super) struct Publishing {
+    pub(super) topic: String,
+    pub(super) source: String,
+    /// The trace that the request belongs to.
+    pub(super) traceparent: Option<String>,
+}
+
+/// The answer to a request.
+#[derive(Debug)]
+pub(super) enum Answered {
+    First(Answer),
+    Replayed(Answer),
+}
+
+/// What a request came to.
+struct Done {
+    answer: Answer,
+    published: Option<EventKind>,
+}
+
+/// Does what a request asks for. Must run to its end: a dropped future would leave the pool a
+/// connection in the middle of a transaction.
+pub(super) async fn accept(
+    pool: PgPool,
+    publishing: Publishing,
+    key: Option<KeyUse>,
+    wanted: Wanted,
+) -> Result<Answered, Problem> {
+    let mut connection = pool.acquire().await.map_err(|error| Problem::of_database(&error))?;
+    let answered = in_transaction(&mut connection, &publishing, key.as_ref(), wanted).await;
+    answered.map_err(|refused| match refused {
+        Refused::Problem(problem) => problem,
+        Refused::Database(error) => {
+            // Whatever state the session is in, nobody else gets it.
+            connection.close_on_drop();
+            Problem::of_database(&error)
+        }
+    })
+}
+
+/// Why there is no answer to keep.
+#[derive(Debug)]
+enum Refused {
+    Problem(Problem),
+    Database(sqlx::Error),
+}
+
+impl From<sqlx::Error> for Refused {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Database(error)
+    }
+}
+
+async fn in_transaction(
+    connection: &mut PgConnection,
+    publishing: &Publishing,
+    key: Option<&KeyUse>,
+    wanted: Wanted,
+) -> Result<Answered, Refused> {
+    let mut transaction = store::begin(connection).await?;
+    if let Some(key) = key
+        && !store::take_key(&mut transaction, key).await?
+    {
+        let held = store::held_key(&mut transaction, key).await?;
+        transaction.rollback().await?;
+        return match held {
+            Some(held) if held.fingerprint == key.fingerprint => {
+                metrics::counter!("order_producer_replayed_total").increment(1);
+                Ok(Answered::Replayed(held.answer))
+            }
+            Some(_) => Err(Refused::Problem(Problem::key_reused())),
+            None => Err(Refused::Problem(Problem::in_flight())),
+        };
+    }
+    let done = change(&mut transaction, publishing, wanted).await?;
+    if let Some(key) = key {
+        store::keep_answer(&mut transaction, key, &done.answer).await?;
+    }
+    failpoint("gateway.before_commit");
+    transaction.commit().await?;
+    failpoint("gateway.after_commit_before_answer");
+    if let Some(kind) = done.published {
+        metrics::counter!("order_producer_accepted_total", "event" => kind.as_str()).increment(1);
+    }
+    Ok(Answered::First(done.answer))
+}
+
+async fn change(
+    connection: &mut PgConnection,
+    publishing: &Publishing,
+    wanted: Wanted,
+) -> Result<Done, Refused> {
+    for _ in 0..ROUNDS_MAX {
+        if let Some(done) = change_once(connection, publishing, wanted.clone()).await? {
+            return Ok(done);
+        }
+    }
+    Err(Refused::Problem(Problem::in_flight()))
+}
+
+/// `None` if somebody else has added the order since it was looked for.
+async fn change_once(
+    connection: &mut PgConnection,
+    publishing: &Publishing,
+    wanted: Wanted,
+) -> Result<Option<Done>, Refused> {
+    let order_id = wanted.order_id();
+    let by_client = matches!(wanted, Wanted::Place(_) | Wanted::Put { .. });
+    let before = match wanted {
+        // Nobody else knows its id.
+        Wanted::Place(_) => None,
+        _ => store::lock_order(connection, order_id).await?,
+    };
+    let mut known = match before {
+        Some(_) => {
+            store::read_orders(connection, &[order_id]).await?.remove(&order_id).unwrap_or_default()
+        }
+        None => store::Known::default(),
+    };
+    let current = standing(
+        before.as_ref().map(|before| before.standing.clone()),
+        known.is_pending(),
+        known.applied.as_ref().map(|applied| applied.standing.clone()),
+    );
+    let decision = decide(current.as_ref(), wanted)
+        .map_err(|error| Refused::Problem(Problem::of_body(error)))?;
+    let (event, standing) = match decision {
+        Decision::Refuse(rejection) => {
+            let answer = Problem::of_rejection(rejection, before.is_some()).answer();
+            return Ok(Some(Done { answer, published: None }));
+        }
+        Decision::Nothing => {
+            let seen = view(before.as_ref(), known.applied.as_ref(), known.events);
+            let answer = Answer::json(StatusCode::OK, &seen);
+            return Ok(Some(Done { answer, published: None }));
+        }
+        Decision::Publish(event, standing) => (event, standing),
+    };
+    let Some(accepted) = write_order(connection, before.as_ref(), &standing).await? else {
+        return Ok(None);
+    };
+    known.events.push(write_event(connection, publishing, accepted.version, &event).await?);
+    let seen = view(Some(&accepted), known.applied.as_ref(), known.events);
+    let answer = match event.kind() {
+        EventKind::Placed => Answer::json(StatusCode::CREATED, &seen).located(order_id),
+        _ if by_client => Answer::json(StatusCode::OK, &seen),
+        _ => Answer::json(StatusCode::ACCEPTED, &seen),
+    };
+    Ok(Some(Done { answer, published: Some(event.kind()) }))
+}
+
+async fn write_order(
+    connection: &mut PgConnection,
+    before: Option<&Accepted>,
+    standing: &Standing,
+) -> Result<Option<Accepted>, sqlx::Error> {
+    match before {
+        Some(before) => store::update_order(connection, before, standing).await.map(Some),
+        None => store::insert_order(connection, standing).await,
+    }
+}
+
+/// Writes the event to the outbox, behind those of its order that were accepted before: their
+/// transactions held the order's row until their end.
+async fn write_event(
+    connection: &mut PgConnection,
+    publishing: &Publishing,
+    version: i64,
+    event: &OrderEvent,
+) -> Result<Event, sqlx::Error> {
+    let message_id = Uuid::now_v7();
+    let accepted_at = store::insert_event(connection, version, message_id, event).await?;
+    let envelope = Envelope {
+        id: message_id.to_string(),
+        source: publishing.source.clone(),
+        time: OffsetDateTime::now_utc(),
+        traceparent: publishing.traceparent.clone(),
+    };
+    let record = encode(event, &envelope);
+    let headers: Headers = record.headers.into_iter().collect();
+    let outgoing = Outgoing {
+        topic: publishing.topic.clone(),
+        partition: None,
+        key: Some(record.key),
+        value: Some(record.value),
+        headers,
+    };
+    outbox::publish(connection, &outgoing).await?;
+    let kind = event.kind().as_str().to_owned();
+    Ok(Event { kind, message_id, accepted_at, fate: Fate::Pending })
+}

@@ -1,0 +1,102 @@
+//! What every request and every answer has: an id, an end in time, headers, a place in the metrics.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+use uuid::Uuid;
+
+use super::Gateway;
+use super::problem::Problem;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const REQUEST_ID_CHARS_MAX: usize = 128;
+
+/// Gives each request an id, and each answer its headers; counts.
+pub(super) async fn attend(
+    State(gateway): State<Arc<Gateway>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let begun = Instant::now();
+    let id = request_id(request.headers());
+    let method = request.method().clone();
+    let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
+    let route = route.unwrap_or_else(|| "other".to_owned());
+    let timeout = gateway.guard.request_timeout();
+    let mut response = match tokio::time::timeout(timeout, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => Problem::unavailable(
+            "timeout",
+            format!("the request took longer than {} s; send it again", timeout.as_secs_f64()),
+        )
+        .into_response(),
+    };
+    let status = response.status();
+    tracing::debug!(%id, %method, route, status = status.as_u16(), "answered");
+    if status.is_server_error() {
+        tracing::warn!(%id, %method, route, status = status.as_u16(), "a request failed");
+    }
+    let labels = [
+        ("method", method_label(&method)),
+        ("route", route),
+        ("status", status.as_str().to_owned()),
+    ];
+    metrics::counter!("order_producer_http_requests_total", &labels).increment(1);
+    metrics::histogram!("order_producer_http_request_seconds")
+        .record(begun.elapsed().as_secs_f64());
+    let headers = response.headers_mut();
+    headers.insert(REQUEST_ID, id_value(&id));
+    for (name, value) in [
+        (header::CACHE_CONTROL, "no-store"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"),
+        (header::REFERRER_POLICY, "no-referrer"),
+    ] {
+        headers.entry(name).or_insert(HeaderValue::from_static(value));
+    }
+    response
+}
+
+/// Methods are any text: as labels, only those that mean something.
+fn method_label(method: &Method) -> String {
+    match *method {
+        Method::GET | Method::HEAD | Method::POST | Method::PUT | Method::DELETE => {
+            method.to_string()
+        }
+        _ => "other".to_owned(),
+    }
+}
+
+/// The caller's id, if it is short and plain; else one of ours.
+fn request_id(headers: &HeaderMap) -> String {
+    let given = headers.get(REQUEST_ID).and_then(|value| value.to_str().ok());
+    let is_usable = |id: &&str| {
+        (1..=REQUEST_ID_CHARS_MAX).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_graphic())
+    };
+    given.filter(is_usable).map_or_else(|| Uuid::now_v7().to_string(), str::to_owned)
+}
+
+fn id_value(id: &str) -> HeaderValue {
+    HeaderValue::from_str(id).unwrap_or_else(|_| HeaderValue::from_static("unknown"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_keeps_its_id_if_that_is_plain() {
+        let id = |value: &str| {
+            let value = HeaderValue::from_bytes(value.as_bytes()).unwrap();
+            request_id(&HeaderMap::from_iter([(REQUEST_ID, value)]))
+        };
+        assert_eq!(id("abc-1"), "abc-1");
+        for odd in ["", "a b", "é", &"x".repeat(129)] {
+            assert!(Uuid::try_parse(&id(odd)).is_ok(), "{odd}");
+        }
+    }
+}

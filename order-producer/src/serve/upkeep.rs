@@ -1,0 +1,107 @@
+//! What goes on beside the requests.
+
+use std::time::Duration;
+
+use idempotent_consumer::publish::{Ensured, Topics};
+use idempotent_consumer::{KafkaSettings, inspect};
+use sqlx::PgPool;
+use tokio_util::sync::CancellationToken;
+
+use super::health::{Backlog, Behind};
+use super::store;
+use crate::topic::PARTITIONS;
+
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Looking takes at most this share of the time, however long the outbox is: it counts its rows.
+const LOOK_SHARE: u32 = 20;
+const FORGET_EVERY: Duration = Duration::from_mins(10);
+/// Batches of old keys that leave at a time; more wait for the next one.
+const FORGET_BATCHES_MAX: u32 = 1000;
+const TOPIC_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Watches the outbox, and lets old keys go.
+pub(super) struct Upkeep {
+    pub(super) pool: PgPool,
+    pub(super) behind: Behind,
+    pub(super) key_retention: Duration,
+}
+
+impl Upkeep {
+    pub(super) async fn run(self, stop: CancellationToken) {
+        let mut next_forget = tokio::time::Instant::now();
+        while !stop.is_cancelled() {
+            let began = tokio::time::Instant::now();
+            match self.look().await {
+                Ok(backlog) => self.behind.set(backlog),
+                Err(error) => tracing::debug!(%error, "the outbox can't be looked at"),
+            }
+            let pause = LOOK_EVERY.max(began.elapsed() * LOOK_SHARE);
+            if next_forget.elapsed() > Duration::ZERO {
+                next_forget = tokio::time::Instant::now() + FORGET_EVERY;
+                if let Err(error) = self.forget(&stop).await {
+                    tracing::warn!(%error, "old Idempotency-Keys stay for now");
+                }
+            }
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    async fn look(&self) -> Result<Backlog, sqlx::Error> {
+        let mut connection = self.pool.acquire().await?;
+        let state = inspect::outbox(&mut connection).await?;
+        Ok(Backlog {
+            rows: state.rows,
+            oldest_seconds: state.oldest_age_seconds.unwrap_or(0.0),
+            refused: state.refused_rows,
+        })
+    }
+
+    async fn forget(&self, stop: &CancellationToken) -> Result<(), sqlx::Error> {
+        let mut connection = self.pool.acquire().await?;
+        for _ in 0..FORGET_BATCHES_MAX {
+            let gone = store::forget_keys(&mut connection, self.key_retention).await?;
+            if gone == 0 || stop.is_cancelled() {
+                break;
+            }
+            tracing::debug!(gone, "old Idempotency-Keys left");
+        }
+        Ok(())
+    }
+}
+
+/// Creates the topic if it is missing, as soon as Kafka answers: it need not at the start.
+pub(super) async fn ensure_topic(
+    settings: KafkaSettings,
+    topic: Option<String>,
+    stop: CancellationToken,
+) {
+    let Some(topic) = topic else { return };
+    while !stop.is_cancelled() {
+        match ensure(settings.clone(), topic.clone()).await {
+            Ok(created) => {
+                if created == Ensured::Created {
+                    tracing::info!("created the topic {topic} with {PARTITIONS} partitions");
+                }
+                return;
+            }
+            Err(error) => tracing::warn!("the topic {topic}: {error:#}"),
+        }
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = tokio::time::sleep(TOPIC_TIMEOUT) => {}
+        }
+    }
+}
+
+/// On a thread of its own: the client's questions block.
+async fn ensure(settings: KafkaSettings, topic: String) -> anyhow::Result<Ensured> {
+    let handle = tokio::runtime::Handle::current();
+    let asked = tokio::task::spawn_blocking(move || {
+        let topics = Topics::new(&settings, TOPIC_TIMEOUT)?;
+        handle.block_on(topics.ensure(&topic, PARTITIONS))
+    });
+    Ok(asked.await??)
+}

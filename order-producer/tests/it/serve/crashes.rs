@@ -1,0 +1,105 @@
+//! The gateway dies, and comes back.
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use super::client::{Answer, request};
+use super::server::{Place, Server, tea};
+use crate::kafka;
+
+/// Clients and what they send.
+const CLIENTS: u32 = 6;
+const ORDERS: u32 = 40;
+
+fn send(server: &str, client: u32, order: u32) -> Option<Answer> {
+    let key = format!("{client}/{order}");
+    let order = tea(&format!("c-{client}"), order + 1);
+    request("POST", "/v1/orders").key(&key).json(&order).try_send(server)
+}
+
+#[test]
+fn killed_under_load_it_gives_each_key_one_order_and_the_same_answer() {
+    let place = Place::new("killed");
+    let answered: Mutex<Vec<(u32, u32, Answer)>> = Mutex::default();
+    for round in 0..5_u64 {
+        let server = Server::start(&place);
+        std::thread::scope(|scope| {
+            for client in 0..CLIENTS {
+                let (address, answered) = (server.address.clone(), &answered);
+                scope.spawn(move || {
+                    for order in 0..ORDERS {
+                        let Some(answer) = send(&address, client, order) else { break };
+                        answered.lock().unwrap().push((client, order, answer));
+                    }
+                });
+            }
+            // At another moment each time; all of it takes about a second.
+            std::thread::sleep(Duration::from_millis(40 + 35 * round));
+            server.sigkill();
+        });
+    }
+    let server = Server::start(&place);
+    let before = answered.into_inner().unwrap();
+    for client in 0..CLIENTS {
+        for order in 0..ORDERS {
+            let last = send(&server.address, client, order).unwrap();
+            last.clone().expect(201);
+            let earlier = before.iter().filter(|(c, o, _)| (*c, *o) == (client, order));
+            for (_, _, answer) in earlier {
+                assert_eq!(answer.clone().expect(201).body, last.body);
+            }
+        }
+    }
+    assert!(before.len() > 10, "{} answers came before the kills", before.len());
+    let all = i64::from(CLIENTS * ORDERS);
+    assert_eq!(place.number("SELECT count(*) FROM accepted_orders"), all);
+    place.wait_published();
+    let records = kafka::read(&place.topic);
+    let ids: std::collections::HashSet<_> =
+        records.iter().map(|record| record.header("ce_id").unwrap()).collect();
+    assert_eq!(ids.len(), usize::try_from(all).unwrap(), "a repeat in the log has the same id");
+}
+
+/// With `--features failpoints`.
+#[cfg(feature = "failpoints")]
+#[test]
+fn killed_before_or_behind_its_commit_it_gives_one_order_and_one_answer() {
+    for (point, accepted) in
+        [("gateway.before_commit", 0), ("gateway.after_commit_before_answer", 1)]
+    {
+        let place = Place::new("between");
+        let server = Server::dying_at(&place, point);
+        let order = request("POST", "/v1/orders").key("k").json(&tea("c", 1));
+        assert_eq!(order.try_send(&server.address), None, "{point}");
+        drop(server);
+        assert_eq!(place.number("SELECT count(*) FROM accepted_orders"), accepted, "{point}");
+        let server = Server::start(&place);
+        let answer = order.send(&server.address).expect(201);
+        let replayed = answer.header("idempotency-replayed").is_some();
+        assert_eq!(replayed, accepted == 1, "{point}");
+        assert_eq!(order.send(&server.address).body, answer.body);
+        place.wait_published();
+        assert_eq!(kafka::count(&place.topic), 1);
+    }
+}
+
+#[test]
+fn sigterm_answers_what_is_under_way_and_ends_with_0() {
+    let place = Place::new("sigterm");
+    let server = Server::start(&place);
+    place.sql(
+        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS
+               $$ BEGIN PERFORM pg_sleep(1); RETURN new; END $$;
+               CREATE TRIGGER slow BEFORE INSERT ON accepted_orders
+               FOR EACH ROW EXECUTE FUNCTION slow()",
+    );
+    let address = server.address.clone();
+    let sent = std::thread::spawn(move || {
+        request("POST", "/v1/orders").key("k").json(&tea("c", 1)).send(&address)
+    });
+    std::thread::sleep(Duration::from_millis(300));
+    let (code, log) = server.stop();
+    assert_eq!(code, Some(0), "{log}");
+    sent.join().unwrap().expect(201);
+    assert_eq!(place.number("SELECT count(*) FROM accepted_orders"), 1);
+}
