@@ -118,9 +118,10 @@ fn what_a_topic_is_too_small_for_is_a_dead_letter_and_its_neighbours_go_through(
     piped.send(0, 15);
     let padded = |number: u128, bytes: u32| {
         // Text that no codec makes much smaller.
-        let padding: String = (0..bytes / 8)
+        let words: Vec<String> = (0..bytes / 8)
             .map(|n| format!("{:08x}", n.wrapping_mul(2_654_435_761).rotate_left(7)))
             .collect();
+        let padding = words.concat();
         let value =
             raw_order(number).replace("\"data\":{", &format!("\"data\":{{\"x\":\"{padding}\","));
         raw_record(number, &value)
