@@ -1,5 +1,6 @@
 //! `order-producer keys`: who may use the HTTP API.
 
+use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use time::OffsetDateTime;
@@ -101,6 +102,12 @@ fn parse_client(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
+/// A line on stdout. Who closes it early gets an error and no panic.
+fn print(line: &str) -> anyhow::Result<()> {
+    use std::io::Write as _;
+    writeln!(std::io::stdout(), "{line}").context("cannot write to stdout")
+}
+
 #[derive(Serialize)]
 struct Listed {
     key_id: String,
@@ -135,16 +142,16 @@ impl CreateArgs {
         let mut connection = pool.acquire().await?;
         store::create_key(&mut connection, &key.id, &self.client, &key.hash(), &scopes).await?;
         match self.output.output {
-            Format::Table => println!("{}", key.reveal()),
-            Format::Json | Format::Jsonl => println!(
-                "{}",
-                serde_json::json!({
+            Format::Table => print(&key.reveal())?,
+            Format::Json | Format::Jsonl => print(
+                &serde_json::json!({
                     "key": key.reveal(),
                     "key_id": key.id,
                     "client": self.client,
                     "scopes": scopes,
                 })
-            ),
+                .to_string(),
+            )?,
         }
         say!("key {} of {}; it is not shown again", key.id, self.client);
         Ok(Exit::Done)
@@ -166,17 +173,17 @@ impl ListArgs {
         let rows: Vec<Listed> =
             store::list_keys(&mut connection).await?.into_iter().map(listed).collect();
         match self.output.output {
-            Format::Json => println!("{}", serde_json::to_string_pretty(&rows)?),
+            Format::Json => print(&serde_json::to_string_pretty(&rows)?)?,
             Format::Jsonl => {
                 for row in &rows {
-                    println!("{}", serde_json::to_string(row)?);
+                    print(&serde_json::to_string(row)?)?;
                 }
             }
             Format::Table => {
                 for row in &rows {
                     let state = if row.revoked_at.is_some() { "revoked" } else { "active" };
                     let scopes = row.scopes.join(",");
-                    println!("{}  {:<7}  {:<24}  {}", row.key_id, state, scopes, row.client);
+                    print(&format!("{}  {state:<7}  {scopes:<24}  {}", row.key_id, row.client))?;
                 }
                 if rows.is_empty() {
                     say!("there are no keys; order-producer keys create --client NAME makes one");

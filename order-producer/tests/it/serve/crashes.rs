@@ -84,6 +84,27 @@ fn killed_before_or_behind_its_commit_it_gives_one_order_and_one_answer() {
 }
 
 #[test]
+fn a_key_is_kept_for_its_time_and_then_leaves() {
+    let place = Place::new("retention");
+    let server = Server::start(&place);
+    for key in ["old", "young"] {
+        server.place(key, &tea("c", 1)).expect(201);
+    }
+    place.sql(
+        "UPDATE idempotency_keys
+            SET created_at = now() - CASE key WHEN 'old' THEN interval '49h' ELSE interval '47h' END",
+    );
+    server.sigkill();
+    let server = Server::start(&place);
+    let keys = "SELECT count(*) FROM idempotency_keys";
+    crate::eventually("the old key leaves", || place.number(keys) == 1);
+    let young = server.place("young", &tea("c", 1)).expect(201);
+    assert_eq!(young.header("idempotency-replayed"), Some("true"));
+    let short = place.command(&["serve", "--no-auth", "--key-retention", "23h"]).output().unwrap();
+    assert_eq!(short.status.code(), Some(2), "clients rely on a day");
+}
+
+#[test]
 fn sigterm_answers_what_is_under_way_and_ends_with_0() {
     let place = Place::new("sigterm");
     let server = Server::start(&place);
