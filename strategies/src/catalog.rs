@@ -4,9 +4,9 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 
 use crate::strategy::{
-    AdvisoryLock, CheckThenInsert, KafkaTransactions, MarkBefore, NaiveOffsetAfter,
-    NaiveOffsetBefore, NoDeadLetter, OffsetInDatabase, RedisLock, RedisLockFenced, RowLock,
-    Serializable, TextbookClaim, Upsert, UpsertGuarded,
+    AdvisoryLock, CheckThenInsert, DatabaseWrite, HttpCall, KafkaTransactions, MarkBefore,
+    NaiveOffsetAfter, NaiveOffsetBefore, NoDeadLetter, Nothing, OffsetInDatabase, RedisLock,
+    RedisLockFenced, RowLock, Serializable, TextbookClaim, Upsert, UpsertGuarded,
 };
 use crate::worker::{self, Finished, Strategy, Until, Worker};
 
@@ -39,7 +39,12 @@ impl Entry {
 
     /// Judged by its output topic and not by the database.
     pub(crate) fn is_topic_to_topic(&self) -> bool {
-        self.name == KafkaTransactions::<false>::NAME
+        self.name == KafkaTransactions::<Nothing>::NAME
+    }
+
+    /// Its effect is that of a service.
+    pub(crate) fn needs_service(&self) -> bool {
+        self.name == KafkaTransactions::<HttpCall>::NAME
     }
 
     /// Besides Kafka and PostgreSQL.
@@ -89,7 +94,8 @@ pub(crate) fn all() -> Vec<Entry> {
         entry::<RedisLock>(),
         entry::<RedisLockFenced>(),
         entry::<OffsetInDatabase>(),
-        entry::<KafkaTransactions<false>>(),
-        entry::<KafkaTransactions<true>>(),
+        entry::<KafkaTransactions<Nothing>>(),
+        entry::<KafkaTransactions<DatabaseWrite>>(),
+        entry::<KafkaTransactions<HttpCall>>(),
     ]
 }

@@ -16,7 +16,7 @@ const NO_LOCK: Option<Verdict> = None;
 type Row = (&'static str, [Option<Verdict>; Fault::ALL.len()]);
 
 #[rustfmt::skip]
-pub(crate) const TABLE: [Row; 17] = [
+pub(crate) const TABLE: [Row; 18] = [
     //                              none  duplicates crash    frozen   rebalance lock-expiry poison
     ("naive-offset-before",         [SAFE, DOUBLES, LOSES,   LATE,    SAFE,    NO_LOCK, SAFE]),
     ("naive-offset-after",          [SAFE, DOUBLES, DOUBLES, DOUBLES, DOUBLES, NO_LOCK, SAFE]),
@@ -35,6 +35,7 @@ pub(crate) const TABLE: [Row; 17] = [
     ("offset-in-database",          [SAFE, DOUBLES, SAFE,    SAFE,    SAFE,    SAFE,    SAFE]),
     ("kafka-transactions",          [SAFE, DOUBLES, SAFE,    SAFE,    SAFE,    NO_LOCK, SAFE]),
     ("kafka-transactions-database", [SAFE, DOUBLES, DOUBLES, DOUBLES, DOUBLES, NO_LOCK, SAFE]),
+    ("kafka-transactions-http",     [SAFE, DOUBLES, DOUBLES, DOUBLES, DOUBLES, NO_LOCK, SAFE]),
 ];
 
 /// `None`: the fault cannot happen to it, or there is no such strategy.

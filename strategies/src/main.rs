@@ -10,6 +10,7 @@ mod engine_cell;
 mod expected;
 mod fault;
 mod html;
+mod http_service;
 mod judge;
 mod measure;
 mod place;

@@ -10,6 +10,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
+use crate::http_service::HttpService;
 use crate::judge::Facts;
 use crate::stream::{self, CUSTOMERS, Order, Outgoing, PARTITIONS};
 
@@ -54,6 +55,7 @@ pub(crate) struct Place {
     pub(crate) output: String,
     pub(crate) group: String,
     pub(crate) redis_url: Option<String>,
+    pub(crate) service: Option<HttpService>,
 }
 
 /// When rows were committed.

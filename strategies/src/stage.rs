@@ -14,6 +14,7 @@ use sqlx::postgres::PgPoolOptions;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
 use crate::catalog::Entry;
+use crate::http_service::HttpService;
 use crate::place::Place;
 use crate::redis_server::RedisServer;
 use crate::stream::PARTITIONS;
@@ -57,7 +58,7 @@ impl Stage {
         self.admin(&format!("CREATE DATABASE {name}")).await?;
         let (server, _) = self.stack.database_url().rsplit_once('/').context("no database")?;
         let database_url = format!("{server}/{name}");
-        let place = Place {
+        let mut place = Place {
             servers: self.stack.bootstrap_servers().to_owned(),
             database: database_url.parse()?,
             database_url,
@@ -65,6 +66,7 @@ impl Stage {
             output: format!("cell-{number}.output"),
             group: format!("cell-{number}"),
             redis_url: self.redis.as_ref().map(|redis| redis.url.clone()),
+            service: None,
         };
         if entry.is_engine() {
             let pool = PgPoolOptions::new().connect_with(place.database.clone()).await?;
@@ -72,6 +74,10 @@ impl Stage {
             pool.close().await;
         }
         place.create_tables(entry.ddl, entry.is_engine()).await?;
+        if entry.needs_service() {
+            let pool = PgPoolOptions::new().connect_with(place.database.clone()).await?;
+            place.service = Some(HttpService::start(pool).await?);
+        }
         for topic in [&place.topic, &place.output] {
             self.topics.ensure(topic, PARTITIONS as usize).await?;
         }

@@ -19,7 +19,7 @@ mod upsert_guarded;
 
 pub(crate) use advisory_lock::AdvisoryLock;
 pub(crate) use check_then_insert::CheckThenInsert;
-pub(crate) use kafka_transactions::KafkaTransactions;
+pub(crate) use kafka_transactions::{DatabaseWrite, HttpCall, KafkaTransactions, Nothing};
 pub(crate) use mark_before::MarkBefore;
 pub(crate) use naive_offset_after::NaiveOffsetAfter;
 pub(crate) use naive_offset_before::NaiveOffsetBefore;

@@ -1,7 +1,9 @@
 //! Consume, process, produce: the output and the offsets of the input commit in one Kafka
 //! transaction, which a `read_committed` reader sees whole or not at all. A database is not part of
-//! it: what is written there stays when the transaction is aborted, and is written again.
+//! it, and neither is a service behind HTTP: what is done there stays when the transaction is aborted,
+//! and is done again.
 
+use std::marker::PhantomData;
 use std::time::Duration;
 
 use crate::effect;
@@ -20,21 +22,63 @@ use tokio::task::block_in_place;
 const BATCH: u64 = 100;
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// With `DATABASE`, it also writes the effect to PostgreSQL.
-pub(crate) struct KafkaTransactions<const DATABASE: bool> {
+/// What is done inside of the transaction, besides the output.
+pub(crate) trait Inside: Send + 'static {
+    const NAME: &'static str;
+    const WHAT: &'static str;
+
+    fn act(worker: &mut Worker, order: &Order) -> impl Future<Output = anyhow::Result<()>> + Send;
+}
+
+/// Nothing: from topic to topic.
+pub(crate) struct Nothing;
+
+impl Inside for Nothing {
+    const NAME: &'static str = "kafka-transactions";
+    const WHAT: &'static str = "output and offsets in one Kafka transaction, topic to topic";
+
+    async fn act(_: &mut Worker, _: &Order) -> anyhow::Result<()> {
+        Ok(())
+    }
+}
+
+/// The effect is written to PostgreSQL.
+pub(crate) struct DatabaseWrite;
+
+impl Inside for DatabaseWrite {
+    const NAME: &'static str = "kafka-transactions-database";
+    const WHAT: &'static str = "a database write inside a Kafka transaction";
+
+    async fn act(worker: &mut Worker, order: &Order) -> anyhow::Result<()> {
+        let mut transaction = worker.db.begin().await?;
+        effect::apply(&mut transaction, order).await?;
+        Ok(transaction.commit().await?)
+    }
+}
+
+/// A service is told of the order, and books it.
+pub(crate) struct HttpCall;
+
+impl Inside for HttpCall {
+    const NAME: &'static str = "kafka-transactions-http";
+    const WHAT: &'static str = "a call by HTTP inside a Kafka transaction";
+
+    async fn act(worker: &mut Worker, order: &Order) -> anyhow::Result<()> {
+        worker.counts.requests += 1;
+        worker.place.service.as_ref().context("no service")?.post(order).await
+    }
+}
+
+pub(crate) struct KafkaTransactions<I> {
+    inside: PhantomData<I>,
     producer: ThreadedProducer<DefaultProducerContext>,
     /// Messages in the open transaction.
     open: u64,
 }
 
-impl<const DATABASE: bool> Strategy for KafkaTransactions<DATABASE> {
-    const NAME: &'static str =
-        if DATABASE { "kafka-transactions-database" } else { "kafka-transactions" };
-    const WHAT: &'static str = if DATABASE {
-        "a database write inside a Kafka transaction"
-    } else {
-        "output and offsets in one Kafka transaction, topic to topic"
-    };
+impl<I: Inside> Strategy for KafkaTransactions<I> {
+    const NAME: &'static str = I::NAME;
+    const WHAT: &'static str = I::WHAT;
     const STEPS: &'static [&'static str] =
         &["after_effect", "after_produce", "after_offsets", "after_commit"];
     // Whoever took its place has fenced it.
@@ -49,7 +93,7 @@ impl<const DATABASE: bool> Strategy for KafkaTransactions<DATABASE> {
             .set("transactional.id", id)
             .create()?;
         block_in_place(|| producer.init_transactions(PATIENCE)).context("init_transactions")?;
-        Ok(Self { producer, open: 0 })
+        Ok(Self { inside: PhantomData, producer, open: 0 })
     }
 
     /// What is open was made of records that are read again.
@@ -66,11 +110,7 @@ impl<const DATABASE: bool> Strategy for KafkaTransactions<DATABASE> {
             self.producer.begin_transaction()?;
         }
         self.open += 1;
-        if DATABASE {
-            let mut transaction = worker.db.begin().await?;
-            effect::apply(&mut transaction, order).await?;
-            transaction.commit().await?;
-        }
+        I::act(worker, order).await?;
         worker.steps.at("after_effect").await;
         let value = serde_json::to_vec(&order.body)?;
         let id = Header { key: "ce_id", value: Some(&order.message_id) };
@@ -90,7 +130,7 @@ impl<const DATABASE: bool> Strategy for KafkaTransactions<DATABASE> {
     }
 }
 
-impl<const DATABASE: bool> KafkaTransactions<DATABASE> {
+impl<I: Inside> KafkaTransactions<I> {
     async fn commit(&mut self, worker: &mut Worker) -> anyhow::Result<()> {
         let offsets = worker.take_done()?;
         let group = worker.consumer.group_metadata().context("no group")?;
