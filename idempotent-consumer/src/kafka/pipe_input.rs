@@ -24,6 +24,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(100);
 /// How long a log may be shorter than the group has read. A new leader may know less for a while.
 const SHORT_PATIENCE: Duration = Duration::from_secs(10);
+/// Not to know where to begin is normal for so long, and then said now and then.
+const COMPLAIN_AFTER: Duration = Duration::from_secs(10);
+const COMPLAIN_EVERY: Duration = Duration::from_mins(1);
 
 /// Offsets that retention took before they were read.
 pub(super) struct Lost {
@@ -56,7 +59,13 @@ enum State {
     /// None.
     Outside,
     /// Nothing of these partitions flows before the committed offsets are known.
-    Waiting { partitions: Vec<i32>, group: ConsumerGroupMetadata, next_try: Instant },
+    Waiting {
+        partitions: Vec<i32>,
+        group: ConsumerGroupMetadata,
+        next_try: Instant,
+        /// When to say that it takes long.
+        complain_at: Instant,
+    },
     /// They are read.
     Reading { partitions: Vec<i32>, group: ConsumerGroupMetadata, topic_id: String },
 }
@@ -162,9 +171,7 @@ impl Input {
     /// Forgets what was read; what comes next begins at the committed offsets.
     pub(super) fn rewind(&mut self) {
         self.state = match mem::replace(&mut self.state, State::Outside) {
-            State::Reading { partitions, group, .. } => {
-                State::Waiting { partitions, group, next_try: Instant::now() }
-            }
+            State::Reading { partitions, group, .. } => waiting(partitions, group),
             state => state,
         };
     }
@@ -221,7 +228,7 @@ impl Input {
                 // offset without a generation would be taken from anybody.
                 let holds = raw::is_in_group(self.consumer.client().native_ptr());
                 self.state = match group.filter(|_| holds) {
-                    Some(group) => State::Waiting { partitions, group, next_try: Instant::now() },
+                    Some(group) => waiting(partitions, group),
                     None => State::Outside,
                 };
             }
@@ -256,9 +263,21 @@ impl Input {
 
     /// Sets the position, if that is to be done and can be.
     fn find_position(&mut self) -> Result<(), PipeError> {
-        let State::Waiting { partitions, next_try, .. } = &mut self.state else { return Ok(()) };
+        let State::Waiting { partitions, next_try, complain_at, .. } = &mut self.state else {
+            return Ok(());
+        };
         if Instant::now() < *next_try {
             return Ok(());
+        }
+        if Instant::now() >= *complain_at {
+            *complain_at = Instant::now() + COMPLAIN_EVERY;
+            tracing::warn!(
+                topic = &*self.topic,
+                group = self.group,
+                "the brokers do not tell where to begin: is the topic there, may the group read it, \
+                 and is no transaction left hanging (kafka-transactions find-hanging)? RUST_LOG=debug \
+                 says what they answer"
+            );
         }
         *next_try = Instant::now() + PAUSE;
         let partitions = partitions.clone();
@@ -315,7 +334,15 @@ impl Input {
                     }
                     Offset::Offset(committed.max(low))
                 }
-                (Ok(()), _) => Offset::Beginning,
+                (Ok(()), _) => {
+                    tracing::warn!(
+                        partition,
+                        group = self.group,
+                        "the group has no offset here, so it begins with the oldest record; Kafka \
+                         forgets the offsets of a group that is away for offsets.retention.minutes"
+                    );
+                    Offset::Beginning
+                }
             };
             if set(&mut starts, &self.topic, partition, start).is_err() {
                 return Ok(None);
@@ -341,6 +368,11 @@ impl Input {
         let partition = PartitionKey { topic: Arc::clone(&self.topic), partition };
         Err(PipeError::OtherLog { partition, group: self.group.clone(), committed, end })
     }
+}
+
+fn waiting(partitions: Vec<i32>, group: ConsumerGroupMetadata) -> State {
+    let now = Instant::now();
+    State::Waiting { partitions, group, next_try: now, complain_at: now + COMPLAIN_AFTER }
 }
 
 fn set(

@@ -240,7 +240,20 @@ pub(super) fn try_send(
     }
     match producer.send(out) {
         Ok(()) => Ok(true),
-        Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => Ok(false),
+        Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), out)) => {
+            if producer.in_flight_count() > 0 {
+                return Ok(false);
+            }
+            // The queue is empty, so it is full only for a record that it can never hold.
+            match producer.send(out) {
+                Ok(()) => Ok(true),
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => {
+                    let reason = "larger than the client's queue".to_owned();
+                    Err(DeliveryError::Refused { reason, too_large: true })
+                }
+                Err((error, _)) => Err(classify(&error)),
+            }
+        }
         Err((error, _)) => Err(classify(&error)),
     }
 }
@@ -258,6 +271,8 @@ fn classify(error: &KafkaError) -> DeliveryError {
     match error.rdkafka_error_code() {
         Some(
             code @ (C::MessageSizeTooLarge
+            // Larger than a segment.
+            | C::MessageBatchTooLarge
             | C::InvalidMessageSize
             | C::InvalidMessage
             | C::InvalidRecord
@@ -271,7 +286,7 @@ fn classify(error: &KafkaError) -> DeliveryError {
             | C::PolicyViolation),
         ) => DeliveryError::Refused {
             reason: error.to_string(),
-            too_large: code == C::MessageSizeTooLarge,
+            too_large: matches!(code, C::MessageSizeTooLarge | C::MessageBatchTooLarge),
         },
         _ => DeliveryError::Unconfirmed(error.to_string()),
     }

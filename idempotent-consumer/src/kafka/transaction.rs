@@ -289,8 +289,10 @@ impl Transaction<'_> {
         match &committed {
             Ok(()) => self.publisher.is_open = false,
             Err(TransactionError::Abortable(_)) => {
+                // The client says so of errors behind the request as well; that it is aborted is the
+                // proof.
                 if let Err(error) = self.publisher.abort() {
-                    tracing::warn!(%error, "the brokers could not be told of an abort");
+                    return Err(TransactionError::Unknown(error.to_string()));
                 }
             }
             Err(_) => {}

@@ -322,8 +322,15 @@ impl Sending<'_> {
         printer: &mut Printer<'_, W>,
     ) -> anyhow::Result<()> {
         match error {
-            DeliveryError::Refused { .. } => {
+            DeliveryError::Refused { too_large, .. } => {
                 self.is_refused = true;
+                if too_large {
+                    say!(
+                        "Kafka refuses a batch as a whole, and the line named is the first of one: if \
+                         it is small itself, try again with -X batch.size= below the topic's \
+                         max.message.bytes"
+                    );
+                }
                 printer.end(note, error.into())
             }
             DeliveryError::Unconfirmed(_) => Err(error.into()),
@@ -337,15 +344,20 @@ fn commit<W: Write>(
     connection: &Connection,
     printer: &mut Printer<'_, W>,
 ) -> anyhow::Result<Exit> {
-    let Sending { transaction, spool, topic, .. } = sending;
+    let Sending { transaction, mut spool, topic, .. } = sending;
     let lines = spool.len();
+    // What goes wrong with the temporary file goes wrong while nothing is published.
+    spool.flush().context("cannot keep what is sent in a temporary file: nothing was published")?;
     let reason = match transaction.commit() {
         Ok(()) => {
-            spool.each(|entry| {
-                let (partition, offset) = (entry.partition, entry.offset);
-                printer.end(entry.note()?, Outcome::Acknowledged { partition, offset })
-            })?;
+            // Said first: whatever comes of printing the ends, they are published.
             say!("{lines} acknowledged, in one transaction");
+            spool
+                .each(|entry| {
+                    let (partition, offset) = (entry.partition, entry.offset);
+                    printer.end(entry.note()?, Outcome::Acknowledged { partition, offset })
+                })
+                .context("the file is published; its ends cannot be printed")?;
             return Ok(Exit::Done);
         }
         Err(error @ TransactionError::Abortable(_)) => {
@@ -353,6 +365,7 @@ fn commit<W: Write>(
         }
         Err(error) => error.to_string(),
     };
+    say!("unconfirmed: all of the {lines} lines are in {topic}, or none is: {reason}");
     let mut new_ids = 0_u64;
     spool.each(|entry| {
         if entry.is_new_id {
@@ -363,7 +376,6 @@ fn commit<W: Write>(
         }
         printer.end(entry.note()?, Outcome::Unconfirmed { reason: reason.clone() })
     })?;
-    say!("unconfirmed: all of the {lines} lines are in {topic}, or none is: {reason}");
     say!(
         "send the file again, and each line that has an id of its own is applied once in either case"
     );

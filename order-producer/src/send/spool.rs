@@ -78,12 +78,17 @@ impl Spool {
         Ok(())
     }
 
+    /// Makes sure that all of it is in the file.
+    pub(super) fn flush(&mut self) -> std::io::Result<()> {
+        self.file.flush()
+    }
+
     /// Hands each entry on, in the order in which they were added.
     pub(super) fn each(
         mut self,
         mut each: impl FnMut(Entry) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
-        self.file.flush()?;
+        self.flush()?;
         self.file.get_ref().rewind()?;
         for line in BufReader::new(self.file.get_ref()).lines() {
             each(serde_json::from_str(&line?)?)?;
