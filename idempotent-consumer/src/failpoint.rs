@@ -72,6 +72,7 @@ mod armed {
     use std::collections::HashMap;
     use std::io::Write as _;
     use std::sync::{LazyLock, Mutex, PoisonError};
+    use std::time::{Duration, Instant};
 
     use rustix::process::{Signal, getpid, kill_process};
 
@@ -82,6 +83,18 @@ mod armed {
     static FREEZING: LazyLock<Wanted> = LazyLock::new(|| wanted("FAILPOINT_FREEZES"));
     static SEEN: LazyLock<Option<String>> = LazyLock::new(|| std::env::var("FAILPOINTS_SEEN").ok());
     static TIMES: LazyLock<Mutex<HashMap<&'static str, u64>>> = LazyLock::new(Mutex::default);
+
+    /// The signal may come to another thread first, so this one goes no further by itself: until time
+    /// has passed that it did not see, or nobody has stopped it after all.
+    fn wait_until_thawed() {
+        const UNSEEN: Duration = Duration::from_secs(1);
+        let began = Instant::now();
+        let mut seen = began;
+        while seen.elapsed() < UNSEEN && began.elapsed() < 60 * UNSEEN {
+            seen = Instant::now();
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
 
     fn wanted(variable: &str) -> Wanted {
         let wanted = std::env::var(variable).ok()?;
@@ -114,6 +127,7 @@ mod armed {
         }
         if freezing.is_some_and(|(_, at)| at == times) {
             let _ = kill_process(getpid(), Signal::STOP);
+            wait_until_thawed();
         }
     }
 }
