@@ -15,7 +15,7 @@ use super::answer::Answer;
 use super::decide::{Decision, Standing, Wanted, decide, standing};
 use super::problem::Problem;
 use super::store::{self, KeyUse};
-use super::truth::{Accepted, Event, Fate, view};
+use super::truth::{Accepted, Event, Fate, is_same_order, view};
 
 /// How often a request begins again because another one has added its order meanwhile. That one has
 /// ended then, so the second time finds the order.
@@ -145,7 +145,13 @@ async fn change_once(
     let current = standing(
         before.as_ref().map(|before| before.standing.clone()),
         known.is_pending(),
-        known.applied.as_ref().map(|applied| applied.standing.clone()),
+        // A PUT names the customer and is judged by that. The others mean the order that was accepted
+        // here, and never another customer's that has its id.
+        known
+            .applied
+            .as_ref()
+            .filter(|applied| by_client || is_same_order(before.as_ref(), applied))
+            .map(|applied| applied.standing.clone()),
     );
     let decision = decide(current.as_ref(), wanted)
         .map_err(|error| Refused::Problem(Problem::of_body(error)))?;

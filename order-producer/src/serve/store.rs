@@ -163,7 +163,7 @@ pub(super) async fn lock_order(
     if let Some(accepted) = lock_accepted(connection, order_id).await? {
         return Ok(Some(accepted));
     }
-    let adopted = sqlx::query(
+    sqlx::query(
         r"
         INSERT INTO accepted_orders
                (order_id, customer_id, status, currency, total_cents, items, placed_at, version,
@@ -177,9 +177,7 @@ pub(super) async fn lock_order(
     .bind(order_id)
     .execute(&mut *connection)
     .await?;
-    if adopted.rows_affected() == 0 {
-        return Ok(None);
-    }
+    // Also if nothing was added: another request may have taken it over since.
     lock_accepted(connection, order_id).await
 }
 

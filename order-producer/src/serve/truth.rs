@@ -158,7 +158,7 @@ pub(super) fn view(
 
 /// An id may have been used by another customer's order that came by another way. That one is in
 /// effect; what was accepted here is not.
-fn is_same_order(accepted: Option<&Accepted>, applied: &Applied) -> bool {
+pub(super) fn is_same_order(accepted: Option<&Accepted>, applied: &Applied) -> bool {
     accepted.is_none_or(|accepted| {
         accepted.standing.content.customer_id() == applied.standing.content.customer_id()
     })

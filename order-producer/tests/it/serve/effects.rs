@@ -139,10 +139,18 @@ fn an_order_that_never_took_effect_is_dead_lettered_and_can_not_be_paid() {
     let seen = server.get(&own).expect(200).json();
     assert_eq!((&seen["state"], &seen["customer_id"]), (&json!("dead_lettered"), &json!("c-1")));
     assert_eq!(seen["dead_letters"][0]["code"], "customer_mismatch");
-    place.sql("DELETE FROM orders");
     let pay = format!("{own}/pay");
-    let refused = request("POST", &pay).key("p").send(&server.address);
-    refused.problem(409, "order_dead_lettered");
+    let refused = |key: &str| {
+        let paid = request("POST", &pay).key(key).send(&server.address);
+        paid.problem(409, "order_dead_lettered");
+        let cancelled = request("DELETE", &own).send(&server.address);
+        cancelled.problem(409, "order_dead_lettered");
+    };
+    // The other customer's is neither paid nor cancelled instead.
+    refused("others");
+    assert_eq!(place.number("SELECT count(*) FROM accepted_events"), 1);
+    place.sql("DELETE FROM orders");
+    refused("gone");
     // It may be placed anew.
     request("PUT", &own).json(&tea("c-1", 1)).send(&server.address).expect(201);
     place.wait_published();
@@ -169,4 +177,25 @@ fn an_order_that_came_by_another_way_is_shown_and_can_be_changed() {
     assert_eq!((&seen["state"], &seen["total_cents"]), (&json!("placed"), &json!(1350)));
     let report = audit(&place);
     assert!(report.holds(), "{}", report.verdict());
+}
+
+#[test]
+fn of_payments_at_once_for_an_order_that_came_by_another_way_one_is_accepted() {
+    let place = Place::new("at-once");
+    let server = Server::start(&place);
+    for _ in 0..5 {
+        let id = Uuid::now_v7().to_string();
+        let sent = ["send", "--customer", "c-1", "--item", "TEA-1:2:450", "--order-id", &id];
+        assert_eq!(place.command(&sent).output().unwrap().status.code(), Some(0));
+        consume(&place);
+        let pay = format!("/v1/orders/{id}/pay");
+        let mut statuses: Vec<u16> = std::thread::scope(|scope| {
+            let send =
+                |n: usize| request("POST", &pay).key(&format!("{id}-{n}")).send(&server.address);
+            let sent: Vec<_> = (0..8).map(|n| scope.spawn(move || send(n).status)).collect();
+            sent.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        statuses.sort_unstable();
+        assert_eq!(statuses, [&[202][..], &[409; 7]].concat());
+    }
 }
