@@ -70,7 +70,8 @@ fn idempotency_keys_belong_to_the_client_whichever_api_key_it_uses() {
 fn a_secret_is_shown_once_and_never_stored() {
     let place = Place::new("secret");
     let key = create(&place, &["--client", "shop"]);
-    let secret = key["key"].as_str().unwrap().rsplit('_').next().unwrap();
+    let secret = key["key"].as_str().unwrap().splitn(3, '_').nth(2).unwrap();
+    assert_eq!(secret.len(), 43);
     let listed = keys(&place, &["list", "-o", "json"]);
     assert_eq!(listed.status.code(), Some(0));
     assert!(!String::from_utf8_lossy(&listed.stdout).contains(secret));
@@ -78,6 +79,8 @@ fn a_secret_is_shown_once_and_never_stored() {
     assert_eq!(rows[0]["client"], "shop");
     let kept = format!("SELECT count(*) FROM api_keys WHERE api_keys::text LIKE '%{secret}%'");
     assert_eq!(place.number(&kept), 0);
+    let hashed = format!("SELECT count(*) FROM api_keys WHERE secret_sha256 = sha256('{secret}')");
+    assert_eq!(place.number(&hashed), 1);
 }
 
 #[test]
