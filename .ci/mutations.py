@@ -110,7 +110,7 @@ MUTATIONS = [
         [(ENGINE + "relay.rs",
           "            let mut round = Round::new(rows);\n",
           "            let ids: Vec<i64> = rows.iter().map(|row| row.id).collect();\n"
-          "            outbox::delete(&mut connection, &ids).await?;\n"
+          "            outbox::delete(connection, &ids).await?;\n"
           "            let mut round = Round::new(rows);\n")],
         (CONSUMER_TESTS, "a_dead_letter_leaves_the_outbox_only_once_its_topic_has_it"),
     ),

@@ -31,6 +31,9 @@ const RENEW_AFTER: Duration = Duration::from_secs(5);
 /// Of a producer that gets no answer for so long another one takes the place. Kafka may be away;
 /// but the client also waits by the clock of the day, and stands still where that was set back.
 const STALLED_AFTER: Duration = Duration::from_secs(20);
+/// How long one that could not reach Kafka leaves the lease to others. They ask for it each second, and
+/// whoever has it keeps it; where nobody else is, this one goes on.
+const STAND_BACK: Duration = Duration::from_secs(3);
 const IDLE: Duration = Duration::from_millis(100);
 /// How long after a refusal each row goes out in a request of its own. Less than the ten seconds
 /// after which a refused row is tried again: one that is refused for ever slows the others half of
@@ -102,6 +105,7 @@ impl Relay {
         let mut failures: u32 = 0;
         let mut alone_until: Option<Instant> = None;
         while !cancel.is_cancelled() {
+            let mut stand_back = false;
             match self.turn(&cancel, alone_until).await {
                 Ok(()) => {
                     failures = 0;
@@ -114,12 +118,16 @@ impl Relay {
                 }
                 Err(error) => {
                     failures += 1;
+                    stand_back = matches!(error, RelayError::Kafka(_));
                     if self.health.set("outbox", error.to_string()) {
                         tracing::warn!("outbox relay: {error}");
                     }
                 }
             }
-            let wait = Duration::from_millis(200) * failures.clamp(1, 25);
+            let mut wait = Duration::from_millis(200) * failures.clamp(1, 25);
+            if stand_back {
+                wait = wait.max(STAND_BACK);
+            }
             tokio::select! {
                 () = cancel.cancelled() => {}
                 () = tokio::time::sleep(wait) => {}
@@ -134,11 +142,27 @@ impl Relay {
         cancel: &CancellationToken,
         alone_until: Option<Instant>,
     ) -> Result<(), RelayError> {
-        let pace = if alone_until.is_some() { Pace::Alone } else { Pace::Batches };
         let mut connection = connect(&self.database, "idempotent-consumer relay").await?;
         // Whatever waits longer than the lease is no longer ours to decide.
         let limit = session_sql(LEASE / 3, LEASE / 2);
         sqlx::raw_sql(sqlx::AssertSqlSafe(limit)).execute(&mut connection).await?;
+        let ended = self.work(&mut connection, cancel, alone_until).await;
+        // The producer is gone by now. Another process may reach Kafka where this one does not.
+        if matches!(ended, Ok(()) | Err(RelayError::Kafka(_))) {
+            let given = outbox::give_lease_back(&mut connection, &self.holder).await;
+            // Of two failures the first is told.
+            return ended.and(given.map_err(RelayError::from));
+        }
+        ended
+    }
+
+    async fn work(
+        &self,
+        connection: &mut PgConnection,
+        cancel: &CancellationToken,
+        alone_until: Option<Instant>,
+    ) -> Result<(), RelayError> {
+        let pace = if alone_until.is_some() { Pace::Alone } else { Pace::Batches };
         let (sender, mut deliveries) = unbounded_channel();
         let publisher = Publisher::new(&self.kafka, &pace.options(), move |delivery| {
             // Nobody listens any more once this turn is over.
@@ -149,7 +173,7 @@ impl Relay {
         while !cancel.is_cancelled() && alone_until.is_none_or(|until| Instant::now() < until) {
             if leased_at.is_none_or(|at| at.elapsed() > RENEW_AFTER) {
                 let taken =
-                    outbox::take_lease(&mut connection, &self.holder, LEASE.as_secs_f64()).await?;
+                    outbox::take_lease(connection, &self.holder, LEASE.as_secs_f64()).await?;
                 leased_at = taken.then(Instant::now);
             }
             if leased_at.is_none() {
@@ -157,7 +181,7 @@ impl Relay {
                 sleep(cancel, Duration::from_secs(1)).await;
                 continue;
             }
-            let rows = outbox::select(&mut connection, ROWS, BYTES).await?;
+            let rows = outbox::select(connection, ROWS, BYTES).await?;
             if rows.is_empty() {
                 self.health.clear("outbox");
                 sleep(cancel, IDLE).await;
@@ -166,9 +190,8 @@ impl Relay {
             let mut round = Round::new(rows);
             let publishing =
                 Publishing { publisher: &publisher, pace, deliveries: &mut deliveries };
-            self.publish(&mut connection, publishing, &mut round, cancel, &mut leased_at).await?;
+            self.publish(connection, publishing, &mut round, cancel, &mut leased_at).await?;
         }
-        outbox::give_lease_back(&mut connection, &self.holder).await?;
         Ok(())
     }
 

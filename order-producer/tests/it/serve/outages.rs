@@ -60,6 +60,19 @@ fn started_without_kafka_it_accepts_and_creates_the_topic_later() {
 }
 
 #[test]
+fn a_gateway_that_can_not_reach_kafka_leaves_the_outbox_to_one_that_can() {
+    let place = Place::new("two");
+    let apart = Server::cut_off_from_kafka(&place);
+    apart.place("k", &tea("c", 1)).expect(201);
+    eventually("it has the lease", || place.number("SELECT count(*) FROM relay_lease") == 1);
+    let _other = Server::start(&place);
+    // It asks for an answer for twenty seconds before it stands back.
+    std::thread::sleep(Duration::from_secs(15));
+    place.wait_published();
+    assert_eq!(kafka::read_from(&place.servers, &place.topic).len(), 1);
+}
+
+#[test]
 fn without_postgresql_it_answers_503_and_nothing_is_half_done() {
     let stack = Stack::start(Options::private("serve-postgres")).unwrap();
     let place = Place::on(stack.endpoints(), "no-postgres");

@@ -127,6 +127,12 @@ impl Server {
         Self::of(&mut place.command(&args))
     }
 
+    /// One for which there is no Kafka.
+    pub(crate) fn cut_off_from_kafka(place: &Place) -> Self {
+        let args = ["serve", "--listen", "127.0.0.1:0", "--no-auth"];
+        Self::of(place.command(&args).env("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:1"))
+    }
+
     /// One that ends itself at a point of its program.
     #[cfg(feature = "failpoints")]
     pub(crate) fn dying_at(place: &Place, point: &str) -> Self {
