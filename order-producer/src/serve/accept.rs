@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use super::answer::Answer;
 use super::decide::{Decision, Standing, Wanted, decide, standing};
+use super::look::in_time;
 use super::problem::Problem;
 use super::store::{self, KeyUse};
 use super::truth::{Accepted, Event, Fate, is_same_order, view};
@@ -52,8 +53,8 @@ pub(super) async fn accept(
     wanted: Wanted,
 ) -> Result<Answered, Problem> {
     let mut connection = pool.acquire().await.map_err(|error| Problem::of_database(&error))?;
-    let answered = in_transaction(&mut connection, &publishing, key.as_ref(), wanted).await;
-    answered.map_err(|refused| match refused {
+    let work = in_transaction(&mut connection, &publishing, key.as_ref(), wanted);
+    in_time(work).await.map_err(|refused| match refused {
         Refused::Problem(problem) => problem,
         Refused::Database(error) => {
             // Whatever state the session is in, nobody else gets it.

@@ -7,6 +7,7 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
+use tracing::Instrument as _;
 use uuid::Uuid;
 
 use super::Gateway;
@@ -27,7 +28,9 @@ pub(super) async fn attend(
     let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
     let route = route.unwrap_or_else(|| "other".to_owned());
     let timeout = gateway.guard.request_timeout();
-    let mut response = match tokio::time::timeout(timeout, next.run(request)).await {
+    // What the log has of a request is under its id.
+    let answer = next.run(request).instrument(tracing::error_span!("request", %id));
+    let mut response = match tokio::time::timeout(timeout, answer).await {
         Ok(response) => response,
         Err(_) => Problem::unavailable(
             "timeout",

@@ -17,7 +17,7 @@ use tokio::sync::Semaphore;
 use super::Gateway;
 use super::auth::{ApiKey, Scope, bearer};
 use super::limits::{Limiter, Quota};
-use super::look::undisturbed;
+use super::look::{PLACE, in_time, undisturbed};
 use super::problem::Problem;
 use super::store;
 use crate::cli::WrongUse;
@@ -134,7 +134,7 @@ pub(super) struct Guard {
     no_auth: bool,
     body_bytes: usize,
     request_timeout: Duration,
-    places: Semaphore,
+    places: Arc<Semaphore>,
     by_key: Limiter<String>,
     by_address: Limiter<IpAddr>,
 }
@@ -145,7 +145,7 @@ impl Guard {
             no_auth: args.no_auth,
             body_bytes: usize::try_from(args.body_bytes).unwrap_or(usize::MAX),
             request_timeout: args.request_timeout,
-            places: Semaphore::new(usize::try_from(args.max_requests).unwrap_or(1)),
+            places: Arc::new(Semaphore::new(usize::try_from(args.max_requests).unwrap_or(1))),
             by_key: Limiter::new("key", args.rate_per_key),
             by_address: Limiter::new("address", args.rate_per_address),
         }
@@ -174,14 +174,24 @@ pub(super) struct Client {
 pub(super) async fn admit(
     State(gateway): State<Arc<Gateway>>,
     ConnectInfo(address): ConnectInfo<SocketAddr>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let Ok(place) = Arc::clone(&gateway.guard.places).try_acquire_owned() else {
+        return Problem::unavailable("overloaded", "too many requests are under way")
+            .into_response();
+    };
+    // A request whose client has gone has its place until its work has ended.
+    PLACE.scope(Arc::new(place), admit_one(&gateway, address, request, next)).await
+}
+
+async fn admit_one(
+    gateway: &Gateway,
+    address: SocketAddr,
     mut request: Request,
     next: Next,
 ) -> Response {
     let guard = &gateway.guard;
-    let Ok(_place) = guard.places.try_acquire() else {
-        return Problem::unavailable("overloaded", "too many requests are under way")
-            .into_response();
-    };
     let mut quotas = Vec::with_capacity(2);
     let now = Instant::now();
     quotas.extend(guard.by_address.take(network_of(address.ip()), now));
@@ -195,7 +205,7 @@ pub(super) async fn admit(
             .get(header::AUTHORIZATION)
             .and_then(|value| bearer(value.to_str().ok()?)),
     };
-    let mut response = match enter(&gateway, asked, &mut quotas).await {
+    let mut response = match enter(gateway, asked, &mut quotas).await {
         Ok(client) => {
             request.extensions_mut().insert(client);
             next.run(request).await
@@ -243,8 +253,10 @@ async fn enter(
 /// from then on.
 async fn client_of(pool: PgPool, key: ApiKey) -> Result<Client, Problem> {
     let mut connection = pool.acquire().await.map_err(|error| Problem::of_database(&error))?;
-    let found = store::find_key(&mut connection, &key.id).await;
-    let found = found.map_err(|error| Problem::of_database(&error))?;
+    let found = in_time(store::find_key(&mut connection, &key.id)).await.map_err(|error| {
+        connection.close_on_drop();
+        Problem::of_database(&error)
+    })?;
     // A key that nobody has is compared as well, so that it takes as long.
     let hash = found.as_ref().map_or(&[0; 32][..], |row| &row.secret_sha256);
     let fits = key.fits(hash);

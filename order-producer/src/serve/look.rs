@@ -1,9 +1,14 @@
 //! Requests that change nothing, each in a snapshot of its own.
 
 use std::future::Future;
+use std::io::ErrorKind;
+use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
 use sqlx::{PgConnection, PgPool};
+use tokio::sync::OwnedSemaphorePermit;
+use tracing::Instrument as _;
 use uuid::Uuid;
 
 use super::cursor::Cursor;
@@ -20,21 +25,54 @@ pub(super) struct Orders {
     next_cursor: Option<String>,
 }
 
+tokio::task_local! {
+    /// The place that the request at work has among those under way.
+    pub(super) static PLACE: Arc<OwnedSemaphorePermit>;
+}
+
+/// How long work on one connection may take. PostgreSQL ends what takes longer by itself, but not where
+/// the network is gone without a word.
+const WORK_TIMEOUT: Duration = Duration::from_secs(20);
+
 /// Runs work on the database to its end, also when the client has gone or its time is up: a future that
-/// is dropped would leave the pool a connection in the middle of something.
+/// is dropped would leave the pool a connection in the middle of something. It keeps the request's
+/// place until then.
 pub(super) async fn undisturbed<T: Send + 'static>(
     work: impl Future<Output = Result<T, Problem>> + Send + 'static,
 ) -> Result<T, Problem> {
-    tokio::spawn(work).await.unwrap_or_else(|error| {
-        tracing::error!(%error, "a request panicked");
+    let place = PLACE.try_with(Arc::clone).ok();
+    let work = async move {
+        let _place = place;
+        work.await
+    };
+    tokio::spawn(work.in_current_span()).await.unwrap_or_else(|error| {
+        tracing::error!(%error, "a request's work panicked");
         Err(Problem::internal())
+    })
+}
+
+/// Work on a connection that does not wait for ever. Whoever gets an error closes the connection: it may
+/// be in the middle of something.
+pub(super) async fn in_time<T, E: From<sqlx::Error>>(
+    work: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
+    within(WORK_TIMEOUT, work).await
+}
+
+async fn within<T, E: From<sqlx::Error>>(
+    timeout: Duration,
+    work: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
+    tokio::time::timeout(timeout, work).await.unwrap_or_else(|_| {
+        let silent = std::io::Error::new(ErrorKind::TimedOut, "no answer in time");
+        Err(sqlx::Error::Io(silent).into())
     })
 }
 
 /// An order.
 pub(super) async fn order(pool: PgPool, order_id: Uuid) -> Result<Option<OrderView>, Problem> {
     let mut connection = pool.acquire().await.map_err(|error| Problem::of_database(&error))?;
-    read_order(&mut connection, order_id).await.map_err(|error| {
+    in_time(read_order(&mut connection, order_id)).await.map_err(|error| {
         connection.close_on_drop();
         Problem::of_database(&error)
     })
@@ -54,7 +92,7 @@ async fn read_order(
 /// A page of a customer's orders.
 pub(super) async fn orders(pool: PgPool, page: Page) -> Result<Orders, Problem> {
     let mut connection = pool.acquire().await.map_err(|error| Problem::of_database(&error))?;
-    read_page(&mut connection, &page).await.map_err(|error| {
+    in_time(read_page(&mut connection, &page)).await.map_err(|error| {
         connection.close_on_drop();
         Problem::of_database(&error)
     })
@@ -76,4 +114,16 @@ async fn read_page(connection: &mut PgConnection, page: &Page) -> Result<Orders,
         .collect();
     let next_cursor = places.last().filter(|_| has_more).copied().map(Cursor::to_text);
     Ok(Orders { orders, next_cursor })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_never_answers_is_a_database_that_is_away() {
+        let never = std::future::pending::<Result<(), sqlx::Error>>();
+        let error = within(Duration::from_millis(10), never).await.unwrap_err();
+        assert_eq!(Problem::of_database(&error).code(), "database_unavailable");
+    }
 }

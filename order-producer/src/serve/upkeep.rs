@@ -8,6 +8,7 @@ use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
 use super::health::{Backlog, Behind};
+use super::look::in_time;
 use super::store;
 use crate::topic::PARTITIONS;
 
@@ -51,7 +52,8 @@ impl Upkeep {
 
     async fn look(&self) -> Result<Backlog, sqlx::Error> {
         let mut connection = self.pool.acquire().await?;
-        let state = inspect::outbox(&mut connection).await?;
+        let looked = in_time(inspect::outbox(&mut connection)).await;
+        let state = looked.inspect_err(|_| connection.close_on_drop())?;
         Ok(Backlog {
             rows: state.rows,
             oldest_seconds: state.oldest_age_seconds.unwrap_or(0.0),
@@ -62,7 +64,8 @@ impl Upkeep {
     async fn forget(&self, stop: &CancellationToken) -> Result<(), sqlx::Error> {
         let mut connection = self.pool.acquire().await?;
         for _ in 0..FORGET_BATCHES_MAX {
-            let gone = store::forget_keys(&mut connection, self.key_retention).await?;
+            let forgotten = in_time(store::forget_keys(&mut connection, self.key_retention)).await;
+            let gone = forgotten.inspect_err(|_| connection.close_on_drop())?;
             if gone == 0 || stop.is_cancelled() {
                 break;
             }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::client::request;
 use super::server::{Place, Server, tea};
+use crate::eventually;
 
 #[test]
 fn who_comes_too_often_is_told_when_to_come_again() {
@@ -74,4 +75,25 @@ fn more_requests_than_there_are_places_for_are_sent_away_at_once() {
         first.join().unwrap().expect(201);
     });
     server.get("/v1/orders?customer_id=c").expect(200);
+}
+
+#[test]
+fn a_request_whose_client_has_gone_keeps_its_place_until_its_work_has_ended() {
+    let place = Place::new("gone");
+    let server = Server::with(&place, &["--no-auth", "--max-requests", "1"]);
+    place.sql(
+        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS
+               $$ BEGIN PERFORM pg_sleep(2); RETURN new; END $$;
+               CREATE TRIGGER slow BEFORE INSERT ON accepted_orders
+               FOR EACH ROW EXECUTE FUNCTION slow()",
+    );
+    let mut stream = TcpStream::connect(&server.address).unwrap();
+    let order = request("POST", "/v1/orders").key("k").json(&tea("c", 1));
+    stream.write_all(&order.bytes()).unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    drop(stream);
+    std::thread::sleep(Duration::from_millis(300));
+    server.get("/v1/orders?customer_id=c").problem(503, "overloaded");
+    eventually("its work has ended", || server.get("/v1/orders?customer_id=c").status == 200);
+    assert_eq!(place.number("SELECT count(*) FROM accepted_orders"), 1);
 }
