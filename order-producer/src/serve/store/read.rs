@@ -11,8 +11,9 @@ use super::rows;
 use crate::serve::cursor::Cursor;
 use crate::serve::truth::{Accepted, Applied, Event, Fate};
 
-/// Of an order with more events, its latest ones. Earlier ones have their outcomes: the consumer applies
-/// the events of one key in their order.
+/// Of an order with more events, its latest ones. The consumer applies the events of one key in their
+/// order: while an earlier one has no outcome, these have none either, so nothing pending is taken for
+/// settled.
 const EVENTS_MAX: i64 = 20;
 
 /// Everything that is known of an order.
