@@ -47,7 +47,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use self::accept::Publishing;
-use self::health::Behind;
+use self::health::{Behind, Database};
 use crate::Exit;
 use crate::cli::{App, DEFAULT_SOURCE, DEFAULT_TOPIC, WrongUse, parse_source};
 use crate::interrupt::Interrupt;
@@ -179,7 +179,7 @@ impl ServeArgs {
         let address = listener.local_addr()?;
 
         let relay = Relay::new(settings.clone(), (*pool.connect_options()).clone());
-        let behind = Behind::default();
+        let (behind, database) = (Behind::default(), Database::default());
         let gateway = Arc::new(Gateway {
             pool: pool.clone(),
             publishing: Publishing {
@@ -188,12 +188,17 @@ impl ServeArgs {
                 traceparent: None,
             },
             guard: guard::Guard::new(&self.requests),
-            health: health::GatewayHealth::new(relay.health(), behind.clone(), metrics),
+            health: health::GatewayHealth::new(
+                relay.health(),
+                behind.clone(),
+                database.clone(),
+                metrics,
+            ),
         });
         let stop = CancellationToken::new();
         let relay_stop = CancellationToken::new();
         let relay = tokio::spawn(relay.run(relay_stop.clone()));
-        let upkeep = upkeep::Upkeep { pool, behind, key_retention: self.key_retention };
+        let upkeep = upkeep::Upkeep { pool, behind, database, key_retention: self.key_retention };
         let upkeep = tokio::spawn(upkeep.run(stop.clone()));
         let topic = (!self.no_create_topics).then(|| self.topic.clone());
         let topics = tokio::spawn(upkeep::ensure_topic(settings, topic, stop.clone()));

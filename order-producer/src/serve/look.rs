@@ -59,7 +59,8 @@ pub(super) async fn in_time<T, E: From<sqlx::Error>>(
     within(WORK_TIMEOUT, work).await
 }
 
-async fn within<T, E: From<sqlx::Error>>(
+/// Likewise, for so long at most.
+pub(super) async fn within<T, E: From<sqlx::Error>>(
     timeout: Duration,
     work: impl Future<Output = Result<T, E>>,
 ) -> Result<T, E> {

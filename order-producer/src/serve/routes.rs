@@ -47,7 +47,7 @@ pub(super) fn router(gateway: Arc<Gateway>) -> Router {
 }
 
 async fn readyz(State(gateway): Shared) -> Response {
-    gateway.health.readyz(&gateway.pool).await
+    gateway.health.readyz()
 }
 
 async fn metrics(State(gateway): Shared) -> String {

@@ -7,11 +7,14 @@ use idempotent_consumer::{KafkaSettings, inspect};
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
-use super::health::{Backlog, Behind};
-use super::look::in_time;
+use super::health::{Backlog, Behind, Database};
+use super::look::{in_time, within};
 use super::store;
 use crate::topic::PARTITIONS;
 
+/// How often the database is asked whether it is there, and how long it has for each part of the answer.
+const ASK_EVERY: Duration = Duration::from_millis(500);
+const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Looking takes at most this share of the time, however long the outbox is: it counts its rows.
 const LOOK_SHARE: u32 = 20;
@@ -20,15 +23,44 @@ const FORGET_EVERY: Duration = Duration::from_mins(10);
 const FORGET_BATCHES_MAX: u32 = 1000;
 const TOPIC_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Watches the outbox, and lets old keys go.
+/// Watches the database and the outbox, and lets old keys go.
 pub(super) struct Upkeep {
     pub(super) pool: PgPool,
     pub(super) behind: Behind,
+    pub(super) database: Database,
     pub(super) key_retention: Duration,
 }
 
 impl Upkeep {
     pub(super) async fn run(self, stop: CancellationToken) {
+        tokio::join!(self.watch(&stop), self.look_and_forget(&stop));
+    }
+
+    /// Apart from the rest, which may take its time.
+    async fn watch(&self, stop: &CancellationToken) {
+        while !stop.is_cancelled() {
+            let asked = self.ask().await;
+            let is_new = self.database.set_away(asked.is_err());
+            match asked {
+                Err(error) if is_new => tracing::warn!(%error, "the database does not answer"),
+                Ok(()) if is_new => tracing::info!("the database answers again"),
+                _ => {}
+            }
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = tokio::time::sleep(ASK_EVERY) => {}
+            }
+        }
+    }
+
+    async fn ask(&self) -> Result<(), sqlx::Error> {
+        let mut connection = within(ASK_TIMEOUT, self.pool.acquire()).await?;
+        let question = sqlx::query("SELECT FROM accepted_orders LIMIT 0").execute(&mut *connection);
+        let asked = within(ASK_TIMEOUT, question).await;
+        asked.map(drop).inspect_err(|_| connection.close_on_drop())
+    }
+
+    async fn look_and_forget(&self, stop: &CancellationToken) {
         let mut next_forget = tokio::time::Instant::now();
         while !stop.is_cancelled() {
             let began = tokio::time::Instant::now();
@@ -39,7 +71,7 @@ impl Upkeep {
             let pause = LOOK_EVERY.max(began.elapsed() * LOOK_SHARE);
             if next_forget.elapsed() > Duration::ZERO {
                 next_forget = tokio::time::Instant::now() + FORGET_EVERY;
-                if let Err(error) = self.forget(&stop).await {
+                if let Err(error) = self.forget(stop).await {
                     tracing::warn!(%error, "old Idempotency-Keys stay for now");
                 }
             }
