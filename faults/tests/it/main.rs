@@ -25,7 +25,9 @@ fn each_named_point_is_in_the_code_and_the_code_has_no_other() {
     let mut called: Vec<&str> =
         text.split("failpoint(\"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
     called.sort_unstable();
-    let mut listed = [&failpoint::CONSUMER[..], &failpoint::PRODUCER, &failpoint::PIPE].concat();
+    let points =
+        [&failpoint::CONSUMER[..], &failpoint::PRODUCER, &failpoint::PIPE, &failpoint::GATEWAY];
+    let mut listed = points.concat();
     listed.sort_unstable();
     assert_eq!(called, listed, "each once");
     assert!(listed.len() >= 12);
