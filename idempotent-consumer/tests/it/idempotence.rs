@@ -229,9 +229,11 @@ fn a_like_inserted_twice_is_there_once_and_the_second_is_answered_otherwise() {
         Opinion,
     )| {
         opinion.like = true;
+        let row = (normalise(&opinion.user), opinion.post.clone());
         let ran = opinion_twice(connection, (before, opinion)).await;
         prop_assert_eq!(&ran.twice, &ran.once);
         prop_assert_eq!(ran.answers, (ran.before != ran.once, false));
+        prop_assert_eq!(ran.once.contains(&row), true);
         Ok(())
     });
 }
@@ -244,9 +246,11 @@ fn a_like_deleted_twice_is_gone_as_if_deleted_once_and_the_second_is_answered_ot
         Opinion,
     )| {
         opinion.like = false;
+        let row = (normalise(&opinion.user), opinion.post.clone());
         let ran = opinion_twice(connection, (before, opinion)).await;
         prop_assert_eq!(&ran.twice, &ran.once);
         prop_assert_eq!(ran.answers, (ran.before != ran.once, false));
+        prop_assert_eq!(ran.once.contains(&row), false);
         Ok(())
     });
 }
