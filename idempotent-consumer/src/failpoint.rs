@@ -84,12 +84,13 @@ mod armed {
     static SEEN: LazyLock<Option<String>> = LazyLock::new(|| std::env::var("FAILPOINTS_SEEN").ok());
     static TIMES: LazyLock<Mutex<HashMap<&'static str, u64>>> = LazyLock::new(Mutex::default);
 
-    /// The signal may come to another thread first, so this one goes no further by itself: until time
-    /// has passed that it did not see, or nobody has stopped it after all.
-    fn wait_until_thawed() {
+    /// Stops this process. The signal may come to another thread first, so this one goes no further by
+    /// itself: until time has passed that it did not see, or nobody has stopped it after all.
+    fn freeze() {
         const UNSEEN: Duration = Duration::from_secs(1);
         let began = Instant::now();
         let mut seen = began;
+        let _ = kill_process(getpid(), Signal::STOP);
         while seen.elapsed() < UNSEEN && began.elapsed() < 60 * UNSEEN {
             seen = Instant::now();
             std::thread::sleep(Duration::from_millis(10));
@@ -126,8 +127,7 @@ mod armed {
             let _ = kill_process(getpid(), Signal::KILL);
         }
         if freezing.is_some_and(|(_, at)| at == times) {
-            let _ = kill_process(getpid(), Signal::STOP);
-            wait_until_thawed();
+            freeze();
         }
     }
 }

@@ -291,8 +291,11 @@ impl Transaction<'_> {
             Err(TransactionError::Abortable(_)) => {
                 // The client says so of errors behind the request as well; that it is aborted is the
                 // proof.
-                if let Err(error) = self.publisher.abort() {
-                    return Err(TransactionError::Unknown(error.to_string()));
+                match self.publisher.abort() {
+                    Ok(()) => {}
+                    // Not to be begun anew under the same id: that would fence whoever has it now.
+                    Err(error @ TransactionError::Fenced { .. }) => return Err(error),
+                    Err(error) => return Err(TransactionError::Unknown(error.to_string())),
                 }
             }
             Err(_) => {}
