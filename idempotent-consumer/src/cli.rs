@@ -63,6 +63,19 @@ fn parse_property(text: &str) -> Result<Property, String> {
     Ok(Property { name: name.trim().to_owned(), value })
 }
 
+/// How long a Kafka transaction may be open: the client's shortest, and more than any broker is set to
+/// allow.
+///
+/// # Errors
+/// The text is no duration from 1s to 24h; the message says so.
+pub fn parse_transaction_timeout(text: &str) -> Result<Duration, String> {
+    match parse_duration(text)? {
+        timeout if timeout < Duration::from_secs(1) => Err("must be at least 1s".to_owned()),
+        timeout if timeout > Duration::from_hours(24) => Err("must be at most 24h".to_owned()),
+        timeout => Ok(timeout),
+    }
+}
+
 /// A duration as `500ms`, `30s`, `7d`.
 ///
 /// # Errors

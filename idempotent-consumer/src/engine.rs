@@ -17,7 +17,7 @@ use crate::config::EngineConfig;
 use crate::handler::{Decoder, Handler, Json};
 use crate::health::Health;
 use crate::identity::FINGERPRINT_VERSION;
-use crate::kafka::admin::{AdminError, Ensured};
+use crate::kafka::admin::AdminError;
 use crate::kafka::facts::Facts;
 use crate::kafka::identity::TopicIdentity;
 use crate::kafka::owner::{self, Command, Event, OwnerSettings};
@@ -252,11 +252,7 @@ async fn prepare_topics(config: &EngineConfig, facts: &Facts) -> Result<(), Engi
     for (topic, partitions) in
         [(&config.topic, config.partitions), (&config.dlq_topic, dlq_partitions)]
     {
-        if config.create_topics {
-            if facts.topics.ensure(topic, partitions).await? == Ensured::Created {
-                tracing::info!(topic, partitions, "topic created");
-            }
-        } else if facts.topics.partitions(topic)?.is_none() {
+        if !facts.topics.prepare(topic, partitions, config.create_topics).await? {
             return Err(EngineError::TopicMissing(topic.clone()));
         }
     }

@@ -19,10 +19,9 @@ pub use dead_letters::{
     dead_letters_of_messages, dead_letters_with_producer_id, list_dead_letters,
 };
 pub use fate::{Fate, Sighting, fates};
-pub(crate) use overview::outbox_counts;
 pub use overview::{
     DeadLetterCount, LostRange, OutboxState, Overview, PartitionProgress, RefusedRow,
-    dead_letter_counts, known_consumers, lost_ranges, outbox, overview, partitions,
+    dead_letter_counts, known_consumers, lost_ranges, outbox, outbox_counts, overview, partitions,
 };
 pub(crate) use retry_queue::retry_queue_counts;
 pub use retry_queue::{RetryHead, RetryQueueState, Waiting, list_retry_heads, retry_queue};

@@ -34,6 +34,7 @@ use crate::handler::{Decoder, Handler};
 use crate::kafka::owner::Command;
 use crate::kafka::queue::{PartitionQueue, Taken};
 use crate::message::Record;
+use crate::observe;
 use crate::outcome::Verdict;
 use crate::phases::Phase;
 use crate::plan::{Failed, Plan};
@@ -233,7 +234,7 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
                 let newest = records.last().and_then(|record| record.timestamp_ms);
                 let applied = self.apply(records).await;
                 if let (Ok(()), Some(at_ms)) = (&applied, newest) {
-                    self.has_reached(at_ms);
+                    observe::has_reached(self.name.partition, at_ms);
                 }
                 applied
             }
@@ -241,15 +242,6 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
         };
         shared.totals.busy_lanes.fetch_sub(1, Relaxed);
         done
-    }
-
-    /// Every record up to one of this time has its outcome or waits in the retry queue.
-    fn has_reached(&self, at_ms: i64) {
-        let partition = self.name.partition.to_string();
-        metrics::gauge!(
-            "idempotent_consumer_last_record_timestamp_seconds", "partition" => partition
-        )
-        .set(at_ms as f64 / 1000.0);
     }
 
     /// Waits for more if the batch is not full and the configuration says so.
@@ -357,7 +349,7 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
                     self.settle(&committed);
                 }
                 Ok(PieceEnd::Retry(later)) => {
-                    recovery::failed_transaction(FailureClass::Retryable);
+                    observe::failed_transaction(FailureClass::Retryable);
                     self.connection = rolled_back(connection).await;
                     self.discharge(in_work).await;
                     self.turns.failed();
@@ -401,18 +393,9 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
     /// After a commit: the lane's own mark, the totals, and Kafka's offset last of all.
     fn settle(&mut self, committed: &Committed) {
         self.database_next = committed.database_next;
-        let Counts { applied, duplicates, dead_lettered, skipped, deferred } = committed.counts;
+        let Counts { duplicates, deferred, .. } = committed.counts;
         self.shared.totals.add(committed.counts);
-        for (outcome, count) in [
-            ("applied", applied),
-            ("duplicate", duplicates),
-            ("dead_lettered", dead_lettered),
-            ("skipped", skipped),
-            ("deferred", deferred),
-        ] {
-            metrics::counter!("idempotent_consumer_messages_total", "outcome" => outcome)
-                .increment(u64::try_from(count).unwrap_or(0));
-        }
+        observe::outcomes(committed.counts);
         if duplicates > 0 {
             tracing::debug!(partition = %self.label, duplicates, "duplicates");
         }

@@ -1,5 +1,5 @@
 //! Metrics that are more than a line where something happens: what waits in the tables, looked at
-//! now and then, and labels whose number has to stay small.
+//! now and then, what several places count, and labels whose number has to stay small.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -10,8 +10,10 @@ use sqlx::PgConnection;
 use sqlx::postgres::PgConnectOptions;
 use tokio_util::sync::CancellationToken;
 
+use crate::failure::FailureClass;
 use crate::inspect;
 use crate::outcome::Verdict;
+use crate::store::batch::Counts;
 use crate::store::connect::connect;
 
 /// How often the tables are looked at.
@@ -53,9 +55,7 @@ const HISTOGRAMS: [(&str, &str); 2] = [
 /// Tells the metrics recorder what each metric is, and begins those that alerts watch at zero: what
 /// first shows with a value has not risen, to Prometheus. Call it once a recorder is installed.
 pub fn describe() {
-    for outcome in ["applied", "duplicate", "dead_lettered", "skipped", "deferred"] {
-        metrics::counter!("idempotent_consumer_messages_total", "outcome" => outcome).increment(0);
-    }
+    outcomes(Counts::default());
     for class in ["infrastructure", "permanent", "retryable", "stop"] {
         metrics::counter!("idempotent_consumer_failed_transactions_total", "class" => class)
             .increment(0);
@@ -73,6 +73,33 @@ pub fn describe() {
     }
 }
 
+/// Counts what the messages of a transaction came to.
+pub(crate) fn outcomes(counts: Counts) {
+    for (outcome, count) in [
+        ("applied", counts.applied),
+        ("duplicate", counts.duplicates),
+        ("dead_lettered", counts.dead_lettered),
+        ("skipped", counts.skipped),
+        ("deferred", counts.deferred),
+    ] {
+        metrics::counter!("idempotent_consumer_messages_total", "outcome" => outcome)
+            .increment(u64::try_from(count).unwrap_or(0));
+    }
+}
+
+/// Counts a transaction that was rolled back and is tried again, as a whole or in parts.
+pub(crate) fn failed_transaction(class: FailureClass) {
+    metrics::counter!("idempotent_consumer_failed_transactions_total", "class" => class.as_str())
+        .increment(1);
+}
+
+/// Every record of the partition up to one of this time has its outcome or waits in the retry queue.
+pub(crate) fn has_reached(partition: i32, at_ms: i64) {
+    let partition = partition.to_string();
+    metrics::gauge!("idempotent_consumer_last_record_timestamp_seconds", "partition" => partition)
+        .set(at_ms as f64 / 1000.0);
+}
+
 /// Looks at what waits, until `stop` fires. What cannot be seen keeps its last value: a database that
 /// does not answer shows elsewhere. The connection is this one's alone; it is given up with a look that
 /// failed.
@@ -82,23 +109,19 @@ pub(crate) async fn tables(
     topic: String,
     stop: CancellationToken,
 ) {
-    let mut connection = None;
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            looked = tokio::time::timeout(PATIENCE, look(&database, connection.take(), &group, &topic)) => {
-                match looked {
-                    Ok(Ok(kept)) => connection = Some(kept),
-                    Ok(Err(error)) => tracing::debug!(%error, "metrics: cannot look at the tables"),
-                    Err(_) => tracing::debug!("metrics: the tables were not seen within {PATIENCE:?}"),
-                }
+    let look_on = async {
+        let mut connection = None;
+        loop {
+            let looked = look(&database, connection.take(), &group, &topic);
+            match tokio::time::timeout(PATIENCE, looked).await {
+                Ok(Ok(kept)) => connection = Some(kept),
+                Ok(Err(error)) => tracing::debug!(%error, "metrics: cannot look at the tables"),
+                Err(_) => tracing::debug!("metrics: the tables were not seen within {PATIENCE:?}"),
             }
+            tokio::time::sleep(EVERY).await;
         }
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(EVERY) => {}
-        }
-    }
+    };
+    let _: Option<()> = stop.run_until_cancelled(look_on).await;
 }
 
 async fn look(

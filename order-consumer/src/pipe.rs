@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::Args;
 use clap::builder::BoolishValueParser;
-use idempotent_consumer::cli::{KafkaArgs, parse_duration};
+use idempotent_consumer::cli::{KafkaArgs, parse_duration, parse_transaction_timeout};
 use idempotent_consumer::pipe::{Pipe, PipeConfig, PipeSummary};
 use serde::Serialize;
 
@@ -114,15 +114,6 @@ pub(crate) struct PipeArgs {
     /// Fail if a topic is missing, rather than create it
     #[arg(long, env = "ORDER_CONSUMER_NO_CREATE_TOPICS", value_parser = BoolishValueParser::new(), hide_env_values = true)]
     no_create_topics: bool,
-}
-
-/// The client's shortest and longest.
-fn parse_transaction_timeout(text: &str) -> Result<Duration, String> {
-    match parse_duration(text)? {
-        timeout if timeout < Duration::from_secs(1) => Err("must be at least 1s".to_owned()),
-        timeout if timeout > Duration::from_hours(24) => Err("must be at most 24h".to_owned()),
-        timeout => Ok(timeout),
-    }
 }
 
 impl PipeArgs {

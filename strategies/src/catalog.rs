@@ -8,7 +8,7 @@ use crate::strategy::{
     NaiveOffsetAfter, NaiveOffsetBefore, NoDeadLetter, Nothing, OffsetInDatabase, RedisLock,
     RedisLockFenced, RowLock, Serializable, TextbookClaim, Upsert, UpsertGuarded,
 };
-use crate::worker::{self, Finished, Strategy, Until, Worker};
+use crate::worker::{self, Besides, Finished, Strategy, Until, Worker};
 
 /// What the others are compared with.
 pub(crate) const OURS: &str = "unique-claim";
@@ -24,6 +24,7 @@ pub(crate) struct Entry {
     pub(crate) steps: &'static [&'static str],
     pub(crate) under_lock: &'static [&'static str],
     pub(crate) needs_group: &'static [&'static str],
+    besides: Besides,
     /// `None`: the engine, in processes of its own.
     pub(crate) run: Option<Run>,
 }
@@ -34,17 +35,17 @@ impl Entry {
     }
 
     pub(crate) fn needs_redis(&self) -> bool {
-        self.name.starts_with("redis-")
+        self.besides == Besides::Redis
     }
 
     /// Judged by its output topic and not by the database.
     pub(crate) fn is_topic_to_topic(&self) -> bool {
-        self.name == KafkaTransactions::<Nothing>::NAME
+        self.besides == Besides::OutputTopic
     }
 
     /// Its effect is that of a service.
     pub(crate) fn needs_service(&self) -> bool {
-        self.name == KafkaTransactions::<HttpCall>::NAME
+        self.besides == Besides::Service
     }
 
     /// Besides Kafka and PostgreSQL.
@@ -61,6 +62,7 @@ fn entry<S: Strategy>() -> Entry {
         steps: S::STEPS,
         under_lock: S::UNDER_LOCK,
         needs_group: S::NEEDS_GROUP,
+        besides: S::BESIDES,
         run: Some(|worker, until| worker::run::<S>(worker, until).boxed()),
     }
 }
@@ -73,6 +75,7 @@ fn engine() -> Entry {
         steps: &["after_claim", "after_effect"],
         under_lock: &["after_claim", "after_effect"],
         needs_group: &[],
+        besides: Besides::Nothing,
         run: None,
     }
 }

@@ -26,18 +26,21 @@ impl fmt::Display for Facts {
             (0, cents) => format!("loses {cents} cents"),
             (orders, _) => format!("loses {orders}"),
         };
-        let wrong: Vec<String> = [
+        f.write_str(&listed([
             (is.loses, lost),
             (is.doubles, format!("doubles {}", self.doubled_orders)),
             (is.doubles_totals, format!("doubles totals by {} cents", self.surplus_cents)),
             (is.out_of_order, format!("out of order {}", self.out_of_order)),
             (is.stuck, "stuck".to_owned()),
-        ]
-        .into_iter()
-        .filter_map(|(is, text)| is.then_some(text))
-        .collect();
-        f.write_str(if wrong.is_empty() { "safe".into() } else { wrong.join(", ") }.as_str())
+        ]))
     }
+}
+
+/// What is wrong, or that nothing is.
+fn listed<const N: usize>(names: [(bool, String); N]) -> String {
+    let wrong: Vec<String> =
+        names.into_iter().filter_map(|(is, name)| is.then_some(name)).collect();
+    if wrong.is_empty() { "safe".to_owned() } else { wrong.join(", ") }
 }
 
 /// What a strategy did wrong.
@@ -89,8 +92,7 @@ impl fmt::Display for Verdict {
             (self.out_of_order, "out of order"),
             (self.stuck, "stuck"),
         ];
-        let wrong: Vec<&str> = names.iter().filter(|(is, _)| *is).map(|(_, name)| *name).collect();
-        f.write_str(if wrong.is_empty() { "safe".into() } else { wrong.join(", ") }.as_str())
+        f.write_str(&listed(names.map(|(is, name)| (is, name.to_owned()))))
     }
 }
 

@@ -24,6 +24,18 @@ const STUCK_AFTER: u32 = 10;
 /// No record for so long: there is nothing to do.
 const IDLE: Duration = Duration::from_millis(5);
 
+/// What a strategy has besides Kafka and PostgreSQL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Besides {
+    Nothing,
+    /// A lock in Redis.
+    Redis,
+    /// Its effect is that of a service behind HTTP.
+    Service,
+    /// Its effect is a topic, and it is judged by that.
+    OutputTopic,
+}
+
 /// A way to consume. One value is one consumer.
 pub(crate) trait Strategy: Sized + Send + 'static {
     const NAME: &'static str;
@@ -38,6 +50,8 @@ pub(crate) trait Strategy: Sized + Send + 'static {
     /// Those of them, and [`READ`], from which it cannot go on once it is out of its group, though
     /// its session and its lock are its own.
     const NEEDS_GROUP: &'static [&'static str] = &[];
+
+    const BESIDES: Besides = Besides::Nothing;
 
     /// Connects to whatever it needs besides.
     fn open(worker: &mut Worker) -> impl Future<Output = anyhow::Result<Self>> + Send;

@@ -216,10 +216,11 @@ pub async fn dead_letter_counts(
     .await
 }
 
-/// What waits to be published, without the rows that Kafka refuses.
-pub(crate) async fn outbox_counts(
-    connection: &mut PgConnection,
-) -> Result<OutboxState, sqlx::Error> {
+/// What waits to be published, without a list of the rows that Kafka refuses.
+///
+/// # Errors
+/// The database does not answer, or lacks the engine's tables.
+pub async fn outbox_counts(connection: &mut PgConnection) -> Result<OutboxState, sqlx::Error> {
     let (rows, refused_rows, oldest_age_seconds) = sqlx::query_as(
         r"
         SELECT count(*), count(refused_at),

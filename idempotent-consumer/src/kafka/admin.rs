@@ -115,6 +115,25 @@ impl Topics {
             .map_err(|e| self.unreachable(&e))
     }
 
+    /// Makes sure of a topic; without `create` it is only looked for. `false`: it is missing.
+    ///
+    /// # Errors
+    /// No broker answers in time, or one refuses.
+    pub(crate) async fn prepare(
+        &self,
+        topic: &str,
+        partitions: usize,
+        create: bool,
+    ) -> Result<bool, AdminError> {
+        if !create {
+            return Ok(self.partitions(topic)?.is_some());
+        }
+        if self.ensure(topic, partitions).await? == Ensured::Created {
+            tracing::info!(topic, partitions, "topic created");
+        }
+        Ok(true)
+    }
+
     /// Creates the topic if it is missing: `partitions`, replication min(3, brokers),
     /// `min.insync.replicas` 2 from three brokers on. An existing topic is left as it is.
     ///

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio_util::sync::CancellationToken;
 
-use super::admin::{Ensured, Topics};
+use super::admin::Topics;
 use super::pipe_input::{Input, Lost};
 use super::publisher::{Delivery, DeliveryError, Publication, PublisherOptions};
 use super::transaction::{Transaction, TransactionError, Transactional, TransactionalPublisher};
@@ -94,13 +94,9 @@ impl<S: Stage> Worker<S> {
     ) -> Result<Self, PipeError> {
         let topics = Topics::new(&config.kafka, PATIENCE)?;
         for topic in std::iter::once(&config.from).chain(to) {
-            if !config.create_topics {
-                if topics.partitions(topic)?.is_none() {
-                    return Err(PipeError::TopicMissing(topic.clone()));
-                }
-            } else if runtime.block_on(topics.ensure(topic, config.partitions))? == Ensured::Created
-            {
-                tracing::info!(topic, partitions = config.partitions, "topic created");
+            let prepared = topics.prepare(topic, config.partitions, config.create_topics);
+            if !runtime.block_on(prepared)? {
+                return Err(PipeError::TopicMissing(topic.clone()));
             }
         }
         let (publisher, failures) = connect(&config)?;

@@ -7,6 +7,7 @@ use super::{InDoubt, Lane, Leave, Witness, within};
 use crate::batch::{PieceError, run_empty};
 use crate::failure::{FailureClass, may_be_of_one_batch};
 use crate::handler::{Decoder, Handler};
+use crate::observe;
 use crate::outcome::Verdict;
 use crate::plan::Plan;
 use crate::shared::Totals;
@@ -51,7 +52,7 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
             return self.back_off(1, &format!("kafka: {why}")).await;
         }
         let class = error.class();
-        failed_transaction(class);
+        observe::failed_transaction(class);
         let text = error.to_string();
         let code = error.code();
         let suspicious = error.database_error().is_some_and(may_be_of_one_batch);
@@ -183,12 +184,6 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
             _ => Reconnected::Moved,
         })
     }
-}
-
-/// Counts a transaction that was rolled back and is tried again, as a whole or in parts.
-pub(super) fn failed_transaction(class: FailureClass) {
-    metrics::counter!("idempotent_consumer_failed_transactions_total", "class" => class.as_str())
-        .increment(1);
 }
 
 /// Failures of one batch, and what the other lanes did meanwhile.

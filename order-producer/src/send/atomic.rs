@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use clap::Args;
 use clap::builder::{BoolishValueParser, NonEmptyStringValueParser};
-use idempotent_consumer::cli::parse_duration;
+use idempotent_consumer::cli::parse_transaction_timeout;
 use idempotent_consumer::publish::{
     Delivery, DeliveryError, Transaction, TransactionError, Transactional, TransactionalPublisher,
 };
@@ -58,15 +58,6 @@ pub struct AtomicArgs {
         hide_env_values = true
     )]
     transactional_id: Option<String>,
-}
-
-/// The client's shortest, and more than any broker is set to allow.
-fn parse_transaction_timeout(text: &str) -> Result<Duration, String> {
-    match parse_duration(text)? {
-        timeout if timeout < Duration::from_secs(1) => Err("must be at least 1s".to_owned()),
-        timeout if timeout > Duration::from_hours(24) => Err("must be at most 24h".to_owned()),
-        timeout => Ok(timeout),
-    }
 }
 
 pub(super) fn run(

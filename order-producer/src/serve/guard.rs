@@ -17,7 +17,7 @@ use tokio::sync::Semaphore;
 use super::Gateway;
 use super::auth::{ApiKey, Scope, bearer};
 use super::limits::{Limiter, Quota};
-use super::look::{PLACE, in_time, undisturbed};
+use super::look::{PLACE, on_connection, undisturbed};
 use super::problem::Problem;
 use super::store;
 use crate::cli::WrongUse;
@@ -252,11 +252,9 @@ async fn enter(
 /// The client of a key that is right and not revoked. Asked each time, so that a revoked key is refused
 /// from then on.
 async fn client_of(pool: PgPool, key: ApiKey) -> Result<Client, Problem> {
-    let mut connection = pool.acquire().await.map_err(|error| Problem::of_database(&error))?;
-    let found = in_time(store::find_key(&mut connection, &key.id)).await.map_err(|error| {
-        connection.close_on_drop();
-        Problem::of_database(&error)
-    })?;
+    let found = on_connection(&pool, async |connection| store::find_key(connection, &key.id).await)
+        .await
+        .map_err(|error| Problem::of_database(&error))?;
     // A key that nobody has is compared as well, so that it takes as long.
     let hash = found.as_ref().map_or(&[0; 32][..], |row| &row.secret_sha256);
     let fits = key.fits(hash);

@@ -70,13 +70,20 @@ pub(super) async fn within<T, E: From<sqlx::Error>>(
     })
 }
 
+/// Work on a connection of the pool, in time. One on which it failed goes back to nobody.
+pub(super) async fn on_connection<T>(
+    pool: &PgPool,
+    work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
+) -> Result<T, sqlx::Error> {
+    let mut connection = pool.acquire().await?;
+    in_time(work(&mut connection)).await.inspect_err(|_| connection.close_on_drop())
+}
+
 /// An order.
 pub(super) async fn order(pool: PgPool, order_id: Uuid) -> Result<Option<OrderView>, Problem> {
-    let mut connection = pool.acquire().await.map_err(|error| Problem::of_database(&error))?;
-    in_time(read_order(&mut connection, order_id)).await.map_err(|error| {
-        connection.close_on_drop();
-        Problem::of_database(&error)
-    })
+    on_connection(&pool, async |connection| read_order(connection, order_id).await)
+        .await
+        .map_err(|error| Problem::of_database(&error))
 }
 
 async fn read_order(
@@ -92,11 +99,9 @@ async fn read_order(
 
 /// A page of a customer's orders.
 pub(super) async fn orders(pool: PgPool, page: Page) -> Result<Orders, Problem> {
-    let mut connection = pool.acquire().await.map_err(|error| Problem::of_database(&error))?;
-    in_time(read_page(&mut connection, &page)).await.map_err(|error| {
-        connection.close_on_drop();
-        Problem::of_database(&error)
-    })
+    on_connection(&pool, async |connection| read_page(connection, &page).await)
+        .await
+        .map_err(|error| Problem::of_database(&error))
 }
 
 async fn read_page(connection: &mut PgConnection, page: &Page) -> Result<Orders, sqlx::Error> {

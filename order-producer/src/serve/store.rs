@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use idempotent_consumer::outbox::TransactionLimits;
 use order_events::{OrderEvent, Status};
-use sqlx::postgres::PgRow;
+use sqlx::postgres::{PgArguments, PgRow};
+use sqlx::query::QueryAs;
 use sqlx::types::Json;
 use sqlx::types::time::OffsetDateTime;
 use sqlx::{AssertSqlSafe, PgConnection, Postgres, Row, Transaction};
@@ -205,8 +206,7 @@ pub(super) async fn insert_order(
     connection: &mut PgConnection,
     standing: &Standing,
 ) -> Result<Option<Accepted>, sqlx::Error> {
-    let Standing { status, content } = standing;
-    let times: Option<(OffsetDateTime, OffsetDateTime)> = sqlx::query_as(
+    let insert = sqlx::query_as(
         r"
         INSERT INTO accepted_orders
                (order_id, customer_id, status, currency, total_cents, items, placed_at, version)
@@ -214,16 +214,9 @@ pub(super) async fn insert_order(
             ON CONFLICT (order_id) DO NOTHING
      RETURNING created_at, updated_at
         ",
-    )
-    .bind(content.order_id())
-    .bind(content.customer_id().as_str())
-    .bind(status.as_str())
-    .bind(content.currency().as_str())
-    .bind(content.total().get())
-    .bind(Json(lines(content)))
-    .bind(content.placed_at())
-    .fetch_optional(connection)
-    .await?;
+    );
+    let times: Option<(OffsetDateTime, OffsetDateTime)> =
+        with_columns(insert, standing).fetch_optional(connection).await?;
     let standing = standing.clone();
     Ok(times.map(|(created_at, updated_at)| Accepted {
         standing,
@@ -239,8 +232,7 @@ pub(super) async fn update_order(
     before: &Accepted,
     standing: &Standing,
 ) -> Result<Accepted, sqlx::Error> {
-    let Standing { status, content } = standing;
-    let (version, updated_at) = sqlx::query_as(
+    let update = sqlx::query_as(
         r"
         UPDATE accepted_orders
            SET customer_id = $2, status = $3, currency = $4, total_cents = $5, items = $6,
@@ -248,17 +240,24 @@ pub(super) async fn update_order(
          WHERE order_id = $1
      RETURNING version, updated_at
         ",
-    )
-    .bind(content.order_id())
-    .bind(content.customer_id().as_str())
-    .bind(status.as_str())
-    .bind(content.currency().as_str())
-    .bind(content.total().get())
-    .bind(Json(lines(content)))
-    .bind(content.placed_at())
-    .fetch_one(connection)
-    .await?;
+    );
+    let (version, updated_at) = with_columns(update, standing).fetch_one(connection).await?;
     Ok(Accepted { standing: standing.clone(), version, updated_at, ..before.clone() })
+}
+
+type Asking<'q, T> = QueryAs<'q, Postgres, T, PgArguments>;
+
+/// The columns of an order as $1 to $7: id, customer, status, currency, total, items, time.
+fn with_columns<'q, T>(query: Asking<'q, T>, standing: &'q Standing) -> Asking<'q, T> {
+    let Standing { status, content } = standing;
+    query
+        .bind(content.order_id())
+        .bind(content.customer_id().as_str())
+        .bind(status.as_str())
+        .bind(content.currency().as_str())
+        .bind(content.total().get())
+        .bind(Json(lines(content)))
+        .bind(content.placed_at())
 }
 
 /// Notes the event behind a version.

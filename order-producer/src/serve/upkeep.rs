@@ -8,7 +8,7 @@ use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
 use super::health::{Backlog, Behind, Database};
-use super::look::{in_time, within};
+use super::look::{in_time, on_connection, within};
 use super::store;
 use crate::topic::PARTITIONS;
 
@@ -83,9 +83,9 @@ impl Upkeep {
     }
 
     async fn look(&self) -> Result<Backlog, sqlx::Error> {
-        let mut connection = self.pool.acquire().await?;
-        let looked = in_time(inspect::outbox(&mut connection)).await;
-        let state = looked.inspect_err(|_| connection.close_on_drop())?;
+        let state =
+            on_connection(&self.pool, async |connection| inspect::outbox_counts(connection).await)
+                .await?;
         Ok(Backlog {
             rows: state.rows,
             oldest_seconds: state.oldest_age_seconds.unwrap_or(0.0),

@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::effect;
 use crate::steps::READ;
 use crate::stream::Order;
-use crate::worker::{Strategy, Worker};
+use crate::worker::{Besides, Strategy, Worker};
 use anyhow::Context as _;
 use rdkafka::ClientConfig;
 use rdkafka::consumer::Consumer as _;
@@ -26,6 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) trait Inside: Send + 'static {
     const NAME: &'static str;
     const WHAT: &'static str;
+    const BESIDES: Besides;
 
     fn act(worker: &mut Worker, order: &Order) -> impl Future<Output = anyhow::Result<()>> + Send;
 }
@@ -36,6 +37,7 @@ pub(crate) struct Nothing;
 impl Inside for Nothing {
     const NAME: &'static str = "kafka-transactions";
     const WHAT: &'static str = "output and offsets in one Kafka transaction, topic to topic";
+    const BESIDES: Besides = Besides::OutputTopic;
 
     async fn act(_: &mut Worker, _: &Order) -> anyhow::Result<()> {
         Ok(())
@@ -48,6 +50,7 @@ pub(crate) struct DatabaseWrite;
 impl Inside for DatabaseWrite {
     const NAME: &'static str = "kafka-transactions-database";
     const WHAT: &'static str = "a database write inside a Kafka transaction";
+    const BESIDES: Besides = Besides::Nothing;
 
     async fn act(worker: &mut Worker, order: &Order) -> anyhow::Result<()> {
         let mut transaction = worker.db.begin().await?;
@@ -62,6 +65,7 @@ pub(crate) struct HttpCall;
 impl Inside for HttpCall {
     const NAME: &'static str = "kafka-transactions-http";
     const WHAT: &'static str = "a call by HTTP inside a Kafka transaction";
+    const BESIDES: Besides = Besides::Service;
 
     async fn act(worker: &mut Worker, order: &Order) -> anyhow::Result<()> {
         worker.counts.requests += 1;
@@ -79,6 +83,7 @@ pub(crate) struct KafkaTransactions<I> {
 impl<I: Inside> Strategy for KafkaTransactions<I> {
     const NAME: &'static str = I::NAME;
     const WHAT: &'static str = I::WHAT;
+    const BESIDES: Besides = I::BESIDES;
     const STEPS: &'static [&'static str] =
         &["after_effect", "after_produce", "after_offsets", "after_commit"];
     // Whoever took its place has fenced it.

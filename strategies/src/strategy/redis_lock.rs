@@ -5,7 +5,7 @@ use super::check_then_insert::{DDL, is_processed, mark};
 use crate::effect;
 use crate::redis_server::Locks;
 use crate::stream::Order;
-use crate::worker::{Strategy, Worker};
+use crate::worker::{Besides, Strategy, Worker};
 use sqlx::Connection as _;
 
 pub(crate) struct RedisLock(Locks);
@@ -14,6 +14,7 @@ impl Strategy for RedisLock {
     const NAME: &'static str = "redis-lock";
     const WHAT: &'static str = "SET NX PX on the id, check, work, compare and delete";
     const DDL: &'static str = DDL;
+    const BESIDES: Besides = Besides::Redis;
     const STEPS: &'static [&'static str] =
         &["after_lock", "after_check", "after_effect", "after_commit", "after_release"];
     const UNDER_LOCK: &'static [&'static str] = &["after_lock", "after_check", "after_effect"];

@@ -6,7 +6,7 @@ use super::check_then_insert::{is_processed, mark};
 use crate::effect;
 use crate::redis_server::Locks;
 use crate::stream::Order;
-use crate::worker::{Strategy, Worker};
+use crate::worker::{Besides, Strategy, Worker};
 use sqlx::{Connection as _, PgConnection};
 
 pub(crate) struct RedisLockFenced(Locks);
@@ -18,6 +18,7 @@ impl Strategy for RedisLockFenced {
         CREATE TABLE processed_messages (message_id text NOT NULL);
         CREATE INDEX ON processed_messages (message_id);
         CREATE TABLE fences (message_id text PRIMARY KEY, token bigint NOT NULL)";
+    const BESIDES: Besides = Besides::Redis;
     const STEPS: &'static [&'static str] =
         &["after_lock", "after_fence", "after_effect", "after_commit", "after_release"];
     const UNDER_LOCK: &'static [&'static str] = &["after_lock", "after_fence", "after_effect"];

@@ -108,12 +108,7 @@ fn a_key_is_kept_for_its_time_and_then_leaves() {
 fn sigterm_answers_what_is_under_way_and_ends_with_0() {
     let place = Place::new("sigterm");
     let server = Server::start(&place);
-    place.sql(
-        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS
-               $$ BEGIN PERFORM pg_sleep(1); RETURN new; END $$;
-               CREATE TRIGGER slow BEFORE INSERT ON accepted_orders
-               FOR EACH ROW EXECUTE FUNCTION slow()",
-    );
+    place.slow_orders(1);
     let address = server.address.clone();
     let sent = std::thread::spawn(move || {
         request("POST", "/v1/orders").key("k").json(&tea("c", 1)).send(&address)

@@ -59,12 +59,7 @@ fn a_head_that_never_ends_is_given_up() {
 fn more_requests_than_there_are_places_for_are_sent_away_at_once() {
     let place = Place::new("crowd");
     let server = Server::with(&place, &["--no-auth", "--max-requests", "1"]);
-    place.sql(
-        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS
-               $$ BEGIN PERFORM pg_sleep(1); RETURN new; END $$;
-               CREATE TRIGGER slow BEFORE INSERT ON accepted_orders
-               FOR EACH ROW EXECUTE FUNCTION slow()",
-    );
+    place.slow_orders(1);
     std::thread::scope(|scope| {
         let first = scope.spawn(|| server.place("k", &tea("c", 1)));
         std::thread::sleep(Duration::from_millis(300));
@@ -81,12 +76,7 @@ fn more_requests_than_there_are_places_for_are_sent_away_at_once() {
 fn a_request_whose_client_has_gone_keeps_its_place_until_its_work_has_ended() {
     let place = Place::new("gone");
     let server = Server::with(&place, &["--no-auth", "--max-requests", "1"]);
-    place.sql(
-        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS
-               $$ BEGIN PERFORM pg_sleep(2); RETURN new; END $$;
-               CREATE TRIGGER slow BEFORE INSERT ON accepted_orders
-               FOR EACH ROW EXECUTE FUNCTION slow()",
-    );
+    place.slow_orders(2);
     let mut stream = TcpStream::connect(&server.address).unwrap();
     let order = request("POST", "/v1/orders").key("k").json(&tea("c", 1));
     stream.write_all(&order.bytes()).unwrap();

@@ -101,12 +101,7 @@ fn without_postgresql_it_answers_503_and_nothing_is_half_done() {
 fn a_request_that_waits_for_another_with_its_key_is_told_so() {
     let place = Place::new("in-flight");
     let server = Server::start(&place);
-    place.sql(
-        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS
-               $$ BEGIN PERFORM pg_sleep(4); RETURN new; END $$;
-               CREATE TRIGGER slow BEFORE INSERT ON accepted_orders
-               FOR EACH ROW EXECUTE FUNCTION slow()",
-    );
+    place.slow_orders(4);
     std::thread::scope(|scope| {
         let first = scope.spawn(|| server.place("k", &tea("c", 1)));
         std::thread::sleep(Duration::from_millis(300));

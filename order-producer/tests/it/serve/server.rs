@@ -73,6 +73,16 @@ impl Place {
         })
     }
 
+    /// From now on it takes so long to add an order.
+    pub(crate) fn slow_orders(&self, seconds: u32) {
+        self.sql(&format!(
+            "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS
+                    $$ BEGIN PERFORM pg_sleep({seconds}); RETURN new; END $$;
+             CREATE TRIGGER slow BEFORE INSERT ON accepted_orders
+                    FOR EACH ROW EXECUTE FUNCTION slow()"
+        ));
+    }
+
     pub(crate) fn sql(&self, statement: &str) {
         let statement = AssertSqlSafe(statement.to_owned());
         wait(async {
