@@ -3,15 +3,19 @@
 use std::collections::HashSet;
 
 use sha2::{Digest, Sha256};
+use uuid::Uuid;
 
-/// What keys are compared by. A key may be longer than an index takes.
+/// What keys are compared by: a key may be longer than an index takes. As PostgreSQL keeps it,
+/// `retry_queue.key_hash`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct KeyHash(pub(crate) [u8; 32]);
+pub(crate) struct KeyHash(pub(crate) Uuid);
 
 impl KeyHash {
-    /// SHA-256 of a key.
+    /// The first 128 bits of a key's SHA-256.
     pub(crate) fn of(key: &[u8]) -> Self {
-        Self(Sha256::digest(key).into())
+        let mut bits = [0; 16];
+        bits.copy_from_slice(&Sha256::digest(key)[..16]);
+        Self(Uuid::from_bytes(bits))
     }
 }
 

@@ -7,11 +7,13 @@ use std::time::Duration;
 use sqlx::types::Json;
 use sqlx::types::time::OffsetDateTime;
 use sqlx::{PgConnection, Row};
+use uuid::Uuid;
 
 pub(crate) use self::look_up::{Queued, look_up};
 use super::batch::LaneName;
 use super::time_of;
 use crate::copy::{self, BinaryRows};
+use crate::deferral::KeyHash;
 use crate::failure::FailureClass;
 use crate::message::{Fingerprint, Headers, MessageId, PartitionKey, Record};
 use crate::outcome::Verdict;
@@ -71,7 +73,7 @@ impl Changes<'_> {
         topic_id: &str,
         now_ms: i64,
     ) -> Result<(), sqlx::Error> {
-        let mut rows = BinaryRows::of_columns(18);
+        let mut rows = BinaryRows::of_columns(19);
         for Joining { record, id, fingerprint, failed } in &self.joining {
             let verdict = failed.as_ref().map(|failed| failed.verdict);
             let failed_at = failed.as_ref().map(|_| time_of(now_ms));
@@ -90,6 +92,7 @@ impl Changes<'_> {
                 .value(&fingerprint.0[..])?
                 .value(record.timestamp_ms)?
                 .value(record.key.as_deref())?
+                .value(record.key.as_deref().map(|key| KeyHash::of(key).0))?
                 .value(record.value.as_deref())?
                 .value(headers)?
                 .value(verdict.map_or(0, |verdict| verdict.attempts.cast_signed()))?
@@ -102,7 +105,7 @@ impl Changes<'_> {
         }
         let into = r#"retry_queue
             (consumer_group, topic, topic_id, partition, "offset", message_id, fingerprint,
-             record_timestamp_ms, key, value, headers, attempts, next_attempt_at,
+             record_timestamp_ms, key, key_hash, value, headers, attempts, next_attempt_at,
              first_failed_at, last_failed_at, error_class, error_code, error_message)"#;
         copy::insert(connection, into, rows).await?;
         Ok(())
@@ -150,20 +153,20 @@ impl Changes<'_> {
         connection: &mut PgConnection,
         lane: &LaneName,
     ) -> Result<(), sqlx::Error> {
-        let keys: Vec<Option<Vec<u8>>> = sqlx::query_scalar(
+        let keys: Vec<Option<Uuid>> = sqlx::query_scalar(
             "DELETE FROM retry_queue WHERE queue_no = ANY($1) RETURNING key_hash",
         )
         .bind(&self.leaving)
         .fetch_all(&mut *connection)
         .await?;
-        let mut keys: Vec<Vec<u8>> = keys.into_iter().flatten().collect();
+        let mut keys: Vec<Uuid> = keys.into_iter().flatten().collect();
         keys.sort_unstable();
         keys.dedup();
         sqlx::query(
             r"
             UPDATE retry_queue
                SET next_attempt_at = clock_timestamp()
-              FROM unnest($4::bytea[]) AS freed (hash)
+              FROM unnest($4::uuid[]) AS freed (hash)
              CROSS JOIN LATERAL (
                        SELECT queue_no
                          FROM retry_queue

@@ -33,10 +33,8 @@ pub(crate) async fn look_up(
     // Only what is read again can be there already.
     let again: Vec<i64> =
         offsets.iter().copied().filter(|at| last_offset.is_some_and(|last| *at <= last)).collect();
-    let mut queued = Queued {
-        keys: blocked.iter().filter_map(|hash| hash[..].try_into().ok()).map(KeyHash).collect(),
-        offsets: HashMap::new(),
-    };
+    let mut queued =
+        Queued { keys: blocked.into_iter().map(KeyHash).collect(), offsets: HashMap::new() };
     if again.is_empty() {
         return Ok(queued);
     }
@@ -66,7 +64,7 @@ pub(crate) async fn look_up(
 /// The oldest of each key, and those without a key, as far as they are few.
 struct Heads {
     /// Their keys.
-    blocked: Vec<Vec<u8>>,
+    blocked: Vec<Uuid>,
     are_all: bool,
     /// The highest offset that any message has which waits.
     last_offset: Option<i64>,
@@ -77,7 +75,7 @@ async fn heads(
     lane: &LaneName,
     at_most: usize,
 ) -> Result<Heads, sqlx::Error> {
-    let rows: Vec<(Option<Vec<u8>>, Option<i64>)> = sqlx::query_as(
+    let rows: Vec<(Option<Uuid>, Option<i64>)> = sqlx::query_as(
         r#"
         SELECT key_hash,
                (SELECT max("offset") FROM retry_queue WHERE partition = $3) AS last_offset
@@ -108,14 +106,14 @@ async fn blocked_among(
     connection: &mut PgConnection,
     lane: &LaneName,
     keys: &[Option<KeyHash>],
-) -> Result<Vec<Vec<u8>>, sqlx::Error> {
+) -> Result<Vec<Uuid>, sqlx::Error> {
     let mut keys: Vec<KeyHash> = keys.iter().flatten().copied().collect();
     keys.sort_unstable();
     keys.dedup();
     sqlx::query_scalar(
         r"
         SELECT asked.hash
-          FROM unnest($4::bytea[]) AS asked (hash)
+          FROM unnest($4::uuid[]) AS asked (hash)
          WHERE EXISTS (
                    SELECT
                      FROM retry_queue
@@ -129,7 +127,7 @@ async fn blocked_among(
     .bind(&lane.group)
     .bind(&lane.topic)
     .bind(lane.partition)
-    .bind(keys.iter().map(|key| &key.0[..]).collect::<Vec<_>>())
+    .bind(keys.iter().map(|key| key.0).collect::<Vec<_>>())
     .persistent(false)
     .fetch_all(connection)
     .await
