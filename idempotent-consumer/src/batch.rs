@@ -3,6 +3,7 @@
 mod ends;
 mod error;
 mod redriven;
+mod told;
 mod waiting;
 
 use std::collections::HashMap;
@@ -277,6 +278,7 @@ pub(crate) async fn run_piece<H: Handler>(
     let (fresh, messages) = present.to_apply(&standings);
     let mut outgoing: Vec<Outgoing> = Vec::new();
     let mut answers: HashMap<usize, Answer> = HashMap::new();
+    let mut applied: Vec<usize> = Vec::new();
     if !messages.is_empty() {
         let mut context = claimed.context();
         failpoint("consumer.before_effects");
@@ -294,6 +296,9 @@ pub(crate) async fn run_piece<H: Handler>(
         if !later.is_empty() {
             return Ok(PieceEnd::Retry(later));
         }
+        let is_applied =
+            |(at, answer): (&usize, &Answer)| matches!(answer, Answer::Applied).then_some(*at);
+        applied = fresh.iter().zip(&given).filter_map(is_applied).collect();
         answers = fresh.into_iter().zip(given).collect();
     }
 
@@ -304,7 +309,7 @@ pub(crate) async fn run_piece<H: Handler>(
     let (dead, redriven) = ended.letters(&present, &setting.lane.group, claimed.now_ms());
     let queue = changes(setting, batch, plan, range.clone().zip(waits), &mut counts);
     let next_offset = match batch.origin {
-        Origin::Log => range.last().map(|last| batch.offset(last) + 1),
+        Origin::Log => range.clone().last().map(|last| batch.offset(last) + 1),
         Origin::RetryQueue => None,
     };
     let ends = Ends {
@@ -341,6 +346,9 @@ pub(crate) async fn run_piece<H: Handler>(
     if committed.is_ok() {
         let again = ends.redriven.again.iter().map(|(letter, _)| letter);
         observe::dead_letters(ends.dead.iter().chain(again).map(|letter| letter.verdict));
+        told::applied(setting.handler, &present, &applied);
+        told::dead(setting.handler, &present, &ended);
+        told::deferred(setting.handler, batch, plan, range);
     }
     committed.map(PieceEnd::Committed).map_err(|error| PieceError::Commit {
         error,

@@ -1,8 +1,45 @@
 //! Command line arguments that any application of this library wants, for its `clap` parser.
 
+use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use crate::KafkaSettings;
+
+/// How logs are written: to stderr, as much as `RUST_LOG` says.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct LogArgs {
+    /// Logs as lines to read, or each as a JSON object
+    #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t, global = true)]
+    pub log_format: LogFormat,
+}
+
+/// What a line of the log is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// Text, with colours on a terminal unless `NO_COLOR` is set.
+    #[default]
+    Text,
+    /// A JSON object with `timestamp`, `level`, `target` and the fields of the event.
+    Json,
+}
+
+impl LogArgs {
+    /// Starts the log of this process. `default` counts where `RUST_LOG` is not set or no filter.
+    /// Once a process: a second time panics.
+    pub fn start(self, default: &str) {
+        let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+            .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
+        let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+        match self.log_format {
+            LogFormat::Json => log.json().flatten_event(true).init(),
+            LogFormat::Text => {
+                let colours = std::io::stderr().is_terminal()
+                    && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+                log.with_ansi(colours).init();
+            }
+        }
+    }
+}
 
 /// How to reach Kafka.
 #[derive(Clone, Debug, clap::Args)]

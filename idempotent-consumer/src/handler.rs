@@ -118,6 +118,12 @@ pub trait Handler: Send + Sync + 'static {
         context: &mut Context<'_>,
         batch: &[&Message<Self::Body>],
     ) -> impl Future<Output = Result<Vec<Answer>, HandlerError>> + Send;
+
+    /// What a message is about, such as an order's id: it stands in lines of the log that tell what
+    /// became of the message, so nothing personal.
+    fn subject(&self, _body: &Self::Body) -> Option<String> {
+        None
+    }
 }
 
 /// Applies messages one by one: the simple form. Wrap it in [`OneByOne`].
@@ -134,6 +140,11 @@ pub trait MessageHandler: Send + Sync + 'static {
         context: &mut Context<'_>,
         message: &Message<Self::Body>,
     ) -> impl Future<Output = Result<Answer, HandlerError>> + Send;
+
+    /// As [`Handler::subject`].
+    fn subject(&self, _body: &Self::Body) -> Option<String> {
+        None
+    }
 }
 
 /// Makes a [`Handler`] of a [`MessageHandler`]. The messages of a batch still share a transaction.
@@ -157,6 +168,10 @@ impl<H: MessageHandler> Handler for OneByOne<H> {
             answers.push(answer);
         }
         Ok(answers)
+    }
+
+    fn subject(&self, body: &H::Body) -> Option<String> {
+        self.0.subject(body)
     }
 }
 

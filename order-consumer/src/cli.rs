@@ -5,10 +5,9 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use idempotent_consumer::KafkaSettings;
-use idempotent_consumer::cli::KafkaArgs;
+use idempotent_consumer::cli::{KafkaArgs, LogArgs};
 use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use tracing_subscriber::EnvFilter;
 
 use crate::{accept, dlq, migrate, pipe, purge, retries, run, show, status, verify};
 
@@ -23,6 +22,9 @@ Every option is also a variable, shown with it. Data goes to stdout, progress an
 violation."
 )]
 struct Cli {
+    #[command(flatten)]
+    log: LogArgs,
+
     #[command(subcommand)]
     command: Command,
 }
@@ -219,16 +221,7 @@ pub fn main() -> ExitCode {
             return ExitCode::from(code);
         }
     };
-    let filter = EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| EnvFilter::new(cli.command.default_log_filter()));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(
-            std::env::var_os("NO_COLOR").is_none()
-                && std::io::IsTerminal::is_terminal(&std::io::stderr()),
-        )
-        .init();
+    cli.log.start(cli.command.default_log_filter());
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

@@ -55,6 +55,10 @@ impl Handler for OrderHandler {
         effects.write_changes(connection).await?;
         Ok(answers)
     }
+
+    fn subject(&self, event: &OrderEvent) -> Option<String> {
+        Some(event.order_id().to_string())
+    }
 }
 
 /// The orders of a batch whose first event in it is not that they are placed.

@@ -1,13 +1,12 @@
 //! The command line.
 
-use std::io::IsTerminal;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::builder::BoolishValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use idempotent_consumer::KafkaSettings;
-use idempotent_consumer::cli::{KafkaArgs, parse_duration};
+use idempotent_consumer::cli::{KafkaArgs, LogArgs, parse_duration};
 use idempotent_consumer::publish::PublisherOptions;
 use order_events::EventKind;
 
@@ -29,6 +28,9 @@ Every option is also a variable, shown with it. Data goes to stdout, progress an
 stderr. Exit codes: 0 done, 1 failed, 2 wrong use, 4 some input was refused or not confirmed."
 )]
 struct Cli {
+    #[command(flatten)]
+    log: LogArgs,
+
     #[command(subcommand)]
     command: Command,
 }
@@ -227,7 +229,7 @@ pub fn run() -> Exit {
             return if error.use_stderr() { Exit::WrongUse } else { Exit::Done };
         }
     };
-    start_logs(cli.command.default_log_filter());
+    cli.log.start(cli.command.default_log_filter());
     let result = App::start(cli.command.workers()).and_then(|app| dispatch(&app, cli.command));
     result.unwrap_or_else(|error| {
         crate::output::say!("error: {error:#}");
@@ -245,19 +247,6 @@ fn dispatch(app: &App, command: Command) -> anyhow::Result<Exit> {
         Command::Serve(args) => args.run(app),
         Command::Keys(command) => command.run(app),
     }
-}
-
-/// Logs go to stderr, by `RUST_LOG`.
-fn start_logs(default: &str) {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
-    let colour = std::io::stderr().is_terminal()
-        && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(colour)
-        .init();
 }
 
 #[cfg(test)]

@@ -104,6 +104,11 @@ impl Endings {
         ends
     }
 
+    /// Those that become dead letters: where each is among the present ones, and why.
+    pub(super) fn dead(&self) -> impl Iterator<Item = (usize, &Verdict)> {
+        self.verdicts.iter().map(|dead| (dead.at, &dead.verdict))
+    }
+
     /// Dead letters to be written, and what became of redriven ones.
     pub(super) fn letters<'a, B>(
         &'a self,

@@ -9,6 +9,7 @@ mod dedup;
 mod guards;
 mod handler;
 mod limits;
+mod log;
 mod pipe;
 mod poison;
 mod purge;
