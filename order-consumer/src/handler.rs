@@ -7,14 +7,18 @@
 //! A batch of some size is first taken for what it nearly always is: orders that are placed in it
 //! are new. Those are not read, and go in by COPY. If one of them was there, nothing is written,
 //! and the batch is done again with all of them read.
+//!
+//! An event that changes an order's status may be told to others: a record of it goes through the
+//! outbox, in the same transaction. One that changes the content only (`order.amended`), or nothing
+//! (the same order placed again), is not told.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use idempotent_consumer::copy::{BinaryRows, Optimism, insert_new};
 use idempotent_consumer::failure::FailureClass;
-use idempotent_consumer::{Answer, Context, Handler, HandlerError, Message};
-use order_events::{Item, OrderContent, OrderEvent, Rejection, Status};
+use idempotent_consumer::{Answer, Context, Handler, HandlerError, Headers, Message, Outgoing};
+use order_events::{Cents, Item, OrderContent, OrderEvent, OrderNotification, Rejection, Status};
 use serde::Serialize;
 use sqlx::types::Json;
 use sqlx::types::time::OffsetDateTime;
@@ -25,6 +29,40 @@ use uuid::Uuid;
 #[derive(Debug, Default)]
 pub struct OrderHandler {
     optimism: Optimism,
+    notifications_topic: Option<String>,
+}
+
+impl OrderHandler {
+    /// One that publishes a notification to this topic for each change of an order's status.
+    pub fn notifying(topic: impl Into<String>) -> Self {
+        Self { notifications_topic: Some(topic.into()), ..Self::default() }
+    }
+
+    async fn apply(
+        &self,
+        connection: &mut PgConnection,
+        batch: &[&Message<OrderEvent>],
+    ) -> Result<(Vec<Answer>, Vec<Outgoing>), HandlerError> {
+        let topic = self.notifications_topic.as_deref();
+        if self.optimism.is_due(batch.len()) {
+            let mut attempt = connection.begin().await?;
+            let known = read_orders(&mut attempt, not_placed_here(batch)).await?;
+            let (effects, answers) = Effects::of(known, batch, topic);
+            let inserted = copy_orders(&mut attempt, &effects.changed(Change::Inserted)).await?;
+            if self.optimism.learns(inserted) {
+                effects.write_changes(&mut attempt).await?;
+                attempt.commit().await?;
+                return Ok((answers, effects.notifications));
+            }
+            // Its locks as well, or orders would not be locked in their order any more.
+            attempt.rollback().await?;
+        }
+        let ids = batch.iter().map(|message| message.body.order_id()).collect();
+        let (effects, answers) = Effects::of(read_orders(connection, ids).await?, batch, topic);
+        insert_orders(connection, &effects.changed(Change::Inserted)).await?;
+        effects.write_changes(connection).await?;
+        Ok((answers, effects.notifications))
+    }
 }
 
 impl Handler for OrderHandler {
@@ -35,24 +73,10 @@ impl Handler for OrderHandler {
         context: &mut Context<'_>,
         batch: &[&Message<OrderEvent>],
     ) -> Result<Vec<Answer>, HandlerError> {
-        let connection = context.connection();
-        if self.optimism.is_due(batch.len()) {
-            let mut attempt = connection.begin().await?;
-            let known = read_orders(&mut attempt, not_placed_here(batch)).await?;
-            let (effects, answers) = Effects::of(known, batch);
-            let inserted = copy_orders(&mut attempt, &effects.changed(Change::Inserted)).await?;
-            if self.optimism.learns(inserted) {
-                effects.write_changes(&mut attempt).await?;
-                attempt.commit().await?;
-                return Ok(answers);
-            }
-            // Its locks as well, or orders would not be locked in their order any more.
-            attempt.rollback().await?;
+        let (answers, notifications) = self.apply(context.connection(), batch).await?;
+        for notification in notifications {
+            context.publish(notification);
         }
-        let ids = batch.iter().map(|message| message.body.order_id()).collect();
-        let (effects, answers) = Effects::of(read_orders(connection, ids).await?, batch);
-        insert_orders(connection, &effects.changed(Change::Inserted)).await?;
-        effects.write_changes(connection).await?;
         Ok(answers)
     }
 
@@ -131,29 +155,53 @@ struct Effects<'b> {
     /// Orders and cents to add, by customer and currency; in order, so that two transactions
     /// lock the same rows in the same order.
     totals: Totals<'b>,
+    /// What is to be told of its events, in their order.
+    notifications: Vec<Outgoing>,
 }
 
 /// By customer and currency.
 type Totals<'b> = BTreeMap<(Cow<'b, str>, Cow<'b, str>), (i64, i64)>;
 
 impl<'b> Effects<'b> {
-    /// What a batch does to these orders, and the answer to each of its events.
+    /// What a batch does to these orders, what there is to tell on this topic, and the answer to each
+    /// of its events.
     fn of(
         orders: HashMap<Uuid, Order<'b>>,
         batch: &[&'b Message<OrderEvent>],
+        topic: Option<&str>,
     ) -> (Self, Vec<Answer>) {
         let mut effects = Self { orders, ..Self::default() };
         let answers = batch
             .iter()
             .map(|message| match effects.apply(&message.body, message.id.0) {
-                Ok(()) => Answer::Applied,
+                Ok(has_moved) => {
+                    if has_moved && let Some(topic) = topic {
+                        effects.tell(topic, message);
+                    }
+                    Answer::Applied
+                }
                 Err(rejection) => Answer::rejected(rejection.code(), rejection.to_string()),
             })
             .collect();
         (effects, answers)
     }
 
-    fn apply(&mut self, event: &'b OrderEvent, message_id: Uuid) -> Result<(), Rejection> {
+    /// Notes what to tell of an event that was just applied.
+    fn tell(&mut self, topic: &str, message: &Message<OrderEvent>) {
+        let Some(order) = self.orders.get(&message.body.order_id()) else { return };
+        let notification = OrderNotification {
+            order_id: message.body.order_id(),
+            status: order.status,
+            customer_id: message.body.customer_id().clone(),
+            total: Cents::new(order.total_cents),
+            currency: order.currency.clone().into_owned(),
+            message_id: message.id.0,
+        };
+        self.notifications.push(outgoing(topic, &notification, &message.record.headers));
+    }
+
+    /// Applies an event. `true`: the order's status is another one now.
+    fn apply(&mut self, event: &'b OrderEvent, message_id: Uuid) -> Result<bool, Rejection> {
         let current = self.orders.get(&event.order_id());
         if current.is_some_and(|order| order.customer_id != event.customer_id().as_str()) {
             return Err(Rejection::CustomerMismatch);
@@ -161,9 +209,10 @@ impl<'b> Effects<'b> {
         if let (Some(order), OrderEvent::Placed(content)) = (current, event)
             && order.has(content)
         {
-            return Ok(());
+            return Ok(false);
         }
         let status = Status::apply(current.map(|order| order.status), event.kind())?;
+        let has_moved = current.map(|order| order.status) != Some(status);
         let before = current.cloned();
         let change = match &before {
             Some(Order { change: Change::None | Change::Updated, .. }) => Change::Updated,
@@ -183,7 +232,7 @@ impl<'b> Effects<'b> {
             self.add_to_total(&after, 1);
         }
         self.orders.insert(event.order_id(), after);
-        Ok(())
+        Ok(has_moved)
     }
 
     fn add_to_total(&mut self, order: &Order<'b>, sign: i64) {
@@ -240,6 +289,26 @@ impl<'b> Order<'b> {
                 Items::Said(lines) => *lines == lines_of(content),
                 Items::Stored(items) => *items == items_of(content),
             }
+    }
+}
+
+/// The record of a notification; when the event happened, and in which trace, is carried on.
+fn outgoing(topic: &str, notification: &OrderNotification, of_event: &Headers) -> Outgoing {
+    /// Both have their form, which is shorter. Other text must not make a record too large to send.
+    const LONGEST: usize = 256;
+    let record = notification.encode("/order-consumer");
+    let mut headers: Headers = record.headers.into_iter().collect();
+    for name in ["ce_time", "traceparent"] {
+        if let Some(value) = of_event.get(name).filter(|value| value.len() <= LONGEST) {
+            headers.push(name, Some(value));
+        }
+    }
+    Outgoing {
+        topic: topic.to_owned(),
+        partition: None,
+        key: Some(record.key),
+        value: Some(record.value),
+        headers,
     }
 }
 

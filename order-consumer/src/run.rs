@@ -9,7 +9,8 @@ use clap::Args;
 use clap::builder::BoolishValueParser;
 use idempotent_consumer::cli::{KafkaArgs, parse_duration};
 use idempotent_consumer::identity::IdMode;
-use idempotent_consumer::{Backoff, Engine, EngineConfig, Summary};
+use idempotent_consumer::publish::{Ensured, Topics};
+use idempotent_consumer::{Backoff, Engine, EngineConfig, EngineError, Summary};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -95,6 +96,16 @@ pub(crate) struct RunArgs {
     )]
     unknown_type: UnknownType,
 
+    /// Topic to publish a notification to for each change of an order's status, for
+    /// notification-service. By default none is published
+    #[arg(
+        long,
+        env = "ORDER_CONSUMER_NOTIFICATIONS_TOPIC",
+        value_name = "TOPIC",
+        hide_env_values = true
+    )]
+    notifications_topic: Option<String>,
+
     /// End by itself after so long with nothing to do
     #[arg(long, env = "ORDER_CONSUMER_EXIT_WHEN_IDLE", value_parser = parse_duration, value_name = "DURATION", hide_env_values = true)]
     exit_when_idle: Option<Duration>,
@@ -134,6 +145,11 @@ impl RunArgs {
         if self.topics.topic == self.topics.dlq_topic {
             return Err(WrongUse("--topic and --dlq-topic are the same".to_owned()).into());
         }
+        let notifications = self.notifications_topic.as_deref();
+        if [&self.topics.topic, &self.topics.dlq_topic].iter().any(|t| notifications == Some(t)) {
+            let problem = "--notifications-topic is --topic or --dlq-topic; name another";
+            return Err(WrongUse(problem.to_owned()).into());
+        }
         let kafka = kafka_settings(&self.kafka)?;
         let defaults = EngineConfig::new(kafka, &self.topics.topic, &self.topics.group);
         Ok(EngineConfig {
@@ -169,7 +185,14 @@ pub(crate) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         );
     }
     let decoder = OrderDecoder { unknown_type: args.unknown_type };
-    let engine = Engine::with_decoder(config, OrderHandler::default(), decoder, pool);
+    let handler = match &args.notifications_topic {
+        Some(topic) => {
+            prepare_topic(&config, topic).await?;
+            OrderHandler::notifying(topic)
+        }
+        None => OrderHandler::default(),
+    };
+    let engine = Engine::with_decoder(config, handler, decoder, pool);
     let served = CancellationToken::new();
     let http = http::serve(args.listen, engine.health(), served.clone()).await?;
     let ended = engine.run(stop).await;
@@ -177,6 +200,19 @@ pub(crate) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     let _ = tokio::time::timeout(Duration::from_secs(2), http).await;
     print_summary(&ended?, args.output.output)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Makes sure of a topic that the handler publishes to, as the engine does of its own.
+async fn prepare_topic(config: &EngineConfig, topic: &str) -> anyhow::Result<()> {
+    let topics = Topics::new(&config.kafka, Duration::from_secs(15))?;
+    if config.create_topics {
+        if topics.ensure(topic, config.partitions).await? == Ensured::Created {
+            tracing::info!(topic, partitions = config.partitions, "topic created");
+        }
+    } else if topics.partitions(topic)?.is_none() {
+        return Err(EngineError::TopicMissing(topic.to_owned()).into());
+    }
+    Ok(())
 }
 
 /// Fires on SIGTERM and ctrl-C. A second signal ends the process at once.

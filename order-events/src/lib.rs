@@ -10,6 +10,7 @@
 //! * [`decode`] reads both. Whatever the bytes are, the answer is an event or an [`EventError`]
 //!   with a stable [`code`](EventError::code) and a short text; never a panic.
 //! * [`Status::apply`] is the life of an order as a pure function.
+//! * [`OrderNotification`] is what is told of an order whose status has changed.
 //!
 //! How JSON is read: unknown fields are ignored, a known field that appears twice is an error
 //! (readers disagree on which one counts), numbers are integers without quotes, `null` counts as
@@ -51,6 +52,7 @@ mod error;
 mod event;
 pub mod limits;
 mod money;
+mod notification;
 mod order;
 mod parse;
 mod record;
@@ -66,6 +68,7 @@ pub use encode::{
 pub use error::{EventError, FieldError};
 pub use event::{EventKind, OrderEvent, StatusChange};
 pub use money::Cents;
+pub use notification::OrderNotification;
 pub use order::{Item, OrderContent};
 pub use parse::parse_event;
 pub use record::{Headers, RecordView};

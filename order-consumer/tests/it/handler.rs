@@ -66,7 +66,7 @@ async fn the_order_handler_keeps_the_contract_whatever_orders_do() {
         .await
         .unwrap();
     let mut runner = TestRunner::deterministic();
-    let handler = OrderHandler::default();
+    let handler = OrderHandler::notifying("told");
     let (mut applied, mut rejected) = (0, 0);
     for round in 0..60 {
         if round == 20 {

@@ -10,6 +10,7 @@ mod guards;
 mod handler;
 mod limits;
 mod log;
+mod notifications;
 mod pipe;
 mod poison;
 mod purge;

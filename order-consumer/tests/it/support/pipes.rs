@@ -14,7 +14,7 @@ use super::poll::{eventually, wait};
 use super::world::{World, text};
 
 /// The command with its points to die at. Built once; the other one stays as it is.
-static WITH_FAILPOINTS: LazyLock<PathBuf> = LazyLock::new(|| {
+pub(crate) static WITH_FAILPOINTS: LazyLock<PathBuf> = LazyLock::new(|| {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let built = Command::new(cargo)
         .args(["build", "--quiet", "--locked", "-p", "order-consumer"])

@@ -1,0 +1,199 @@
+//! What is told of orders through the outbox: once for each change of a status that was applied.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use idempotent_consumer::{Headers, Record};
+use order_events::{OrderEvent, OrderNotification, Status};
+use uuid::Uuid;
+
+use crate::support::consumer::Consumer;
+use crate::support::events::{
+    Event, change, content, event, message_id, order_id, placed, with_header, with_value,
+};
+use crate::support::pipes::WITH_FAILPOINTS;
+use crate::support::poll::eventually;
+use crate::support::stacks::{QUICK, quick};
+use crate::support::world::{World, orders, text};
+
+/// The topic of a world's notifications.
+fn topic_of(world: &World) -> String {
+    format!("{}.told", world.topic)
+}
+
+fn drain(world: &World, arguments: &[&str]) {
+    let topic = topic_of(world);
+    world.drain(&[arguments, &["--notifications-topic", &topic]].concat());
+}
+
+fn told(world: &World) -> Vec<Record> {
+    world.seen(&topic_of(world), true)
+}
+
+fn read(record: &Record) -> OrderNotification {
+    OrderNotification::decode(record.value.as_deref()).unwrap()
+}
+
+/// Customer 1's order through all of its life, and what is refused or says nothing new.
+fn a_life() -> Vec<Event> {
+    let traced =
+        with_header(event(1, &placed(1, "c-1", 2)), "traceparent", Some(b"00-4bf9-00f0-01"));
+    let paid = event(3, &OrderEvent::Paid(change(1, "c-1")));
+    vec![
+        traced,
+        event(2, &OrderEvent::Amended(content(1, "c-1", 3))),
+        paid.clone(),
+        paid,
+        event(4, &placed(2, "c-1", 1)),
+        event(5, &placed(2, "c-1", 1)), // placed again: nothing new
+        event(6, &OrderEvent::Paid(change(9, "c-1"))), // rejected: there is no such order
+        with_value(event(7, &placed(7, "c-1", 1)), b"no JSON"),
+        event(8, &OrderEvent::Fulfilled(change(1, "c-1"))),
+        event(9, &OrderEvent::Cancelled(change(2, "c-1"))),
+    ]
+}
+
+#[test]
+fn each_applied_change_of_a_status_is_told_once_in_its_order_and_nothing_else_is() {
+    let world = World::new("told", 3);
+    world.send(&a_life());
+    drain(&world, &[]);
+    world.send(&a_life());
+    drain(&world, &["--batch-size", "1"]);
+
+    let records = told(&world);
+    let expected = [
+        (1, 1, Status::Placed, 900),
+        (1, 3, Status::Paid, 1350),
+        (2, 4, Status::Placed, 450),
+        (1, 8, Status::Fulfilled, 1350),
+        (2, 9, Status::Cancelled, 450),
+    ];
+    let found: Vec<_> = records.iter().map(read).collect();
+    assert_eq!(found.len(), expected.len(), "{found:#?}");
+    for ((order, message, status, cents), notification) in expected.into_iter().zip(&found) {
+        assert_eq!(notification.order_id, order_id(order));
+        assert_eq!(notification.message_id, message_id(message));
+        assert_eq!((notification.status, notification.total.get()), (status, cents));
+        assert_eq!(notification.customer_id.as_str(), "c-1");
+        assert_eq!(notification.currency, "EUR");
+    }
+    for (record, notification) in records.iter().zip(&found) {
+        assert_eq!(record.key.as_deref(), Some(&b"c-1"[..]));
+        let Record { headers, .. } = record;
+        assert_eq!(text(headers, "ce_type"), "order.notification");
+        assert_eq!(text(headers, "ce_id"), notification.id().to_string());
+        assert_eq!(text(headers, "ce_time"), "2026-01-03T10:00:00Z");
+    }
+    assert_eq!(text(&records[0].headers, "traceparent"), "00-4bf9-00f0-01");
+    assert_eq!(records[1].headers.get("traceparent"), None);
+    world.audit();
+}
+
+/// More than the few of which no batch is taken for new, some of them there already: the first attempt
+/// at such a batch is undone, with what it would have told.
+#[test]
+fn a_batch_that_is_done_again_tells_everything_once() {
+    let world = World::new("told_again", 1);
+    world.send(&orders(40, 1, 5));
+    world.drain(&[]);
+    // Not `ce_id`'s repeat: the same order under another id, so that the order is in the way.
+    let again = event(5000, &placed(40, "c-0", 1));
+    world.send(&[orders(0, 100, 5), vec![again], orders(100, 100, 5)].concat());
+    drain(&world, &["--batch-linger", "1s"]);
+    let ids = ids_of(&told(&world));
+    // Of order 40 nobody was told when it was placed, and the repeat of its id is a duplicate.
+    assert_eq!(ids, expected_ids((0..200).filter(|number| *number != 40)));
+    world.audit();
+}
+
+#[test]
+fn killed_at_any_step_it_tells_of_each_applied_event_under_one_id() {
+    let world = Arc::new(World::on(quick(), "told_killed", 3));
+    world.send(&[orders(0, 400, 13), a_life_of_many(400, 40)].concat());
+    let topic = topic_of(&world);
+    for point in [
+        "consumer.inside_copy:1",
+        "consumer.inside_copy:4",
+        "consumer.after_effects:3",
+        "consumer.before_commit:1",
+        "consumer.before_commit:3",
+        "consumer.after_commit:2",
+        "relay.before_send:1",
+        "relay.after_send_before_delete:1",
+    ] {
+        let mut command = world.command_of(&WITH_FAILPOINTS, "run", &QUICK);
+        command
+            .args(["--batch-size", "20", "--notifications-topic", &topic])
+            .env("FAILPOINT", point);
+        let ended = Consumer::of(command, &world.topic).wait();
+        assert_eq!(ended.code, None, "killed at {point}: {}", ended.stderr);
+    }
+    drain(&world, &QUICK);
+    eventually("all are out", || world.number("SELECT count(*) FROM outbox") == 0);
+    let applied: i64 =
+        world.number("SELECT count(*) FROM processed_messages WHERE outcome = 'applied'");
+    assert_eq!(applied, 400 + 40 * 2);
+    // A relay that dies before it removes a row sends it again: under the same id, with the same bytes.
+    let mut seen: BTreeMap<Uuid, Vec<u8>> = BTreeMap::new();
+    for record in told(&world) {
+        let id = text(&record.headers, "ce_id").parse().unwrap();
+        let value = record.value.unwrap();
+        assert_eq!(seen.entry(id).or_insert_with(|| value.clone()), &value);
+    }
+    let expected = (0..400).chain(10_000..10_040).chain(20_000..20_040);
+    assert_eq!(seen.into_keys().collect::<Vec<_>>(), expected_ids(expected));
+    world.audit();
+}
+
+/// Orders numbered from `first`, each placed and paid, by messages of their own.
+fn a_life_of_many(first: u128, count: u128) -> Vec<Event> {
+    (0..count)
+        .flat_map(|number| {
+            let order = first + number;
+            [
+                event(10_000 + number, &placed(order, "c-1", 1)),
+                event(20_000 + number, &OrderEvent::Paid(change(order, "c-1"))),
+            ]
+        })
+        .collect()
+}
+
+fn ids_of(records: &[Record]) -> Vec<Uuid> {
+    let id = |headers: &Headers| text(headers, "ce_id").parse().unwrap();
+    let mut ids: Vec<Uuid> = records.iter().map(|record| id(&record.headers)).collect();
+    ids.sort_unstable();
+    ids
+}
+
+/// The ids of what is told of these messages, sorted.
+fn expected_ids(messages: impl Iterator<Item = u128>) -> Vec<Uuid> {
+    let some = OrderNotification {
+        order_id: Uuid::nil(),
+        status: Status::Placed,
+        customer_id: order_events::CustomerId::new("c-1").unwrap(),
+        total: order_events::Cents::ZERO,
+        currency: "EUR".to_owned(),
+        message_id: Uuid::nil(),
+    };
+    let mut ids: Vec<Uuid> = messages
+        .map(|number| OrderNotification { message_id: message_id(number), ..some.clone() }.id())
+        .collect();
+    ids.sort_unstable();
+    ids
+}
+
+#[test]
+fn without_the_flag_nothing_is_told_and_a_topic_of_its_own_is_asked_for() {
+    let world = World::new("not_told", 1);
+    world.send(&a_life());
+    world.drain(&[]);
+    assert_eq!(world.topics().partitions(&topic_of(&world)).unwrap(), None);
+
+    let ran = world.run("run", &["--notifications-topic", &world.topic]);
+    assert_eq!(ran.code, 2, "{ran:?}");
+    let topic = topic_of(&world);
+    let ran = world.run("run", &["--notifications-topic", &topic, "--no-create-topics"]);
+    assert_eq!(ran.code, 1, "{ran:?}");
+    assert!(ran.stderr.contains(&format!("the topic {topic} does not exist")), "{}", ran.stderr);
+}
