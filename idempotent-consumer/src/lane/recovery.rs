@@ -54,6 +54,9 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
         let class = error.class();
         observe::failed_transaction(class);
         let text = error.to_string();
+        // A handler may wait for something else, and names it.
+        let is_handlers =
+            matches!(&error, PieceError::Handler(_)) && error.database_error().is_none();
         let code = error.code();
         let suspicious = error.database_error().is_some_and(may_be_of_one_batch);
         // A commit that failed for certain leaves nothing in doubt.
@@ -83,7 +86,8 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
                     *failures = Failures::default();
                     return Ok(());
                 }
-                self.back_off(failures.count, &format!("database: {text}")).await
+                let why = if is_handlers { text } else { format!("database: {text}") };
+                self.back_off(failures.count, &why).await
             }
             FailureClass::Permanent | FailureClass::Retryable => {
                 tracing::debug!(partition = %self.label, "a transaction failed: {text}");
