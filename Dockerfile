@@ -1,4 +1,4 @@
-# Both programs in one small image. Its layers alone are the cache: the first build compiles every
+# The three programs in one small image. Its layers alone are the cache: the first build compiles every
 # dependency, later ones only the packages of this repository, also with a builder without BuildKit.
 
 FROM rust:1-bookworm AS build
@@ -21,23 +21,26 @@ COPY order-events/Cargo.toml order-events/
 COPY idempotent-consumer/Cargo.toml idempotent-consumer/
 COPY order-consumer/Cargo.toml order-consumer/
 COPY order-producer/Cargo.toml order-producer/
+COPY notification-service/Cargo.toml notification-service/
 RUN for member in */; do mkdir "$member/src" && touch "$member/src/lib.rs"; done \
- && cargo build --release --locked -p order-consumer -p order-producer
+ && cargo build --release --locked -p order-consumer -p order-producer -p notification-service
 
 COPY migrations migrations
 COPY order-events order-events
 COPY idempotent-consumer idempotent-consumer
 COPY order-consumer order-consumer
 COPY order-producer order-producer
+COPY notification-service notification-service
 # Cargo compares times, and a checkout may be older than the empty libraries built above.
 RUN touch */src/lib.rs \
- && cargo build --release --locked -p order-consumer -p order-producer
+ && cargo build --release --locked -p order-consumer -p order-producer -p notification-service
 
 FROM debian:bookworm-slim
 RUN apt-get update \
  && apt-get install -y --no-install-recommends ca-certificates libssl3 zlib1g \
  && rm -rf /var/lib/apt/lists/* /var/cache/apt/*
-COPY --from=build /build/target/release/order-consumer /build/target/release/order-producer /usr/local/bin/
+COPY --from=build /build/target/release/order-consumer /build/target/release/order-producer \
+    /build/target/release/notification-service /usr/local/bin/
 # By number, so that an orchestrator can tell that it is not root.
 USER 10001:10001
 EXPOSE 9464

@@ -1,0 +1,69 @@
+//! One notification, one mail.
+
+use idempotent_consumer::failpoint::failpoint;
+use idempotent_consumer::failure::FailureClass;
+use idempotent_consumer::{Answer, Context, HandlerError, Message, MessageHandler};
+use lettre::message::Mailbox;
+use order_events::OrderNotification;
+
+use crate::mail;
+use crate::recipient::{self, Template};
+use crate::smtp::{NotSent, Smtp};
+
+/// Sends mails. To be given one message a transaction: whatever fails behind a mail that was sent has
+/// it sent again.
+pub(crate) struct Notifier {
+    pub(crate) smtp: Smtp,
+    pub(crate) from: Mailbox,
+    pub(crate) template: Option<Template>,
+}
+
+impl MessageHandler for Notifier {
+    type Body = OrderNotification;
+
+    async fn handle(
+        &self,
+        context: &mut Context<'_>,
+        message: &Message<OrderNotification>,
+    ) -> Result<Answer, HandlerError> {
+        let notification = &message.body;
+        let customer = &notification.customer_id;
+        let found = recipient::find(context.connection(), self.template.as_ref(), customer).await?;
+        let to = match found {
+            Ok(to) => to,
+            Err(none) => {
+                let (code, text) = none.describe(customer);
+                return Ok(Answer::rejected(code, text));
+            }
+        };
+        let mail = mail::compose(&self.from, &to, message.id.0, notification)
+            .map_err(|error| HandlerError::with_class(FailureClass::Stop, error))?;
+        failpoint("notifier.before_send");
+        let reply = match self.smtp.send(&mail).await {
+            Ok(reply) => reply,
+            // Nobody's fault but the server's: wait for it.
+            Err(NotSent::Away(why)) => {
+                return Err(HandlerError::with_class(FailureClass::Infrastructure, why));
+            }
+            Err(NotSent::PutOff(why)) => return Ok(Answer::Retry(why)),
+            Err(NotSent::Refused { code, why }) => return Ok(Answer::rejected(code, why)),
+        };
+        failpoint("notifier.after_send");
+        sqlx::query(
+            r"
+            INSERT INTO notifications_sent
+                   (message_id, order_id, customer_id, status, email, server_reply)
+            VALUES ($1, $2, $3, $4, $5, $6)
+            ",
+        )
+        .bind(message.id.0)
+        .bind(notification.order_id)
+        .bind(customer.as_str())
+        .bind(notification.status.as_str())
+        .bind(to.to_string())
+        .bind(reply)
+        .execute(context.connection())
+        .await?;
+        Ok(Answer::Applied)
+    }
+}

@@ -1,0 +1,192 @@
+//! `run`: consume until told to stop.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+use idempotent_consumer::cli::{KafkaArgs, parse_duration};
+use idempotent_consumer::{Backoff, Engine, EngineConfig, OneByOne};
+use lettre::message::Mailbox;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::cli::{DatabaseArgs, WrongUse};
+use crate::decoder::NotificationDecoder;
+use crate::handler::Notifier;
+use crate::migrate;
+use crate::recipient::Template;
+use crate::smtp::{Server, Smtp};
+
+/// Arguments of `run`.
+#[derive(Args)]
+pub(crate) struct RunArgs {
+    #[command(flatten)]
+    kafka: KafkaArgs,
+    #[command(flatten)]
+    database: DatabaseArgs,
+
+    /// Topic of the notifications: `order-consumer run --notifications-topic`
+    #[arg(
+        long,
+        env = "NOTIFICATION_SERVICE_TOPIC",
+        default_value = "order-notifications",
+        hide_env_values = true
+    )]
+    topic: String,
+
+    /// Topic for copies of dead letters; by default the topic's name with .dlq
+    #[arg(long, env = "NOTIFICATION_SERVICE_DLQ_TOPIC", hide_env_values = true)]
+    dlq_topic: Option<String>,
+
+    /// Consumer group, and scope of the claims
+    #[arg(
+        short,
+        long,
+        env = "NOTIFICATION_SERVICE_GROUP",
+        default_value = "notification-service",
+        hide_env_values = true
+    )]
+    group: String,
+
+    /// SMTP server: smtp://host:port, smtp://user:password@host?tls=required (STARTTLS), or
+    /// smtps://user:password@host; a path is the name to greet with
+    #[arg(long, env = "NOTIFICATION_SERVICE_SMTP_URL", value_name = "URL", hide_env_values = true)]
+    smtp_url: String,
+
+    /// Sender of the mails, as shop@example.com or "Tea shop <shop@example.com>"
+    #[arg(long, env = "NOTIFICATION_SERVICE_FROM", value_name = "ADDRESS", hide_env_values = true)]
+    from: Mailbox,
+
+    /// Address of customers without a row in notification_contacts, such as
+    /// {customer_id}@example.com; without it their mails are dead letters (no_recipient)
+    #[arg(
+        long,
+        env = "NOTIFICATION_SERVICE_RECIPIENT_TEMPLATE",
+        value_name = "ADDRESS",
+        hide_env_values = true
+    )]
+    recipient_template: Option<Template>,
+
+    /// How long the server may take before a mail's text, and again for it. A server that takes a
+    /// mail and answers later gets it again
+    #[arg(long, env = "NOTIFICATION_SERVICE_SMTP_TIMEOUT", default_value = "30s", value_parser = parse_timeout, value_name = "DURATION", hide_env_values = true)]
+    smtp_timeout: Duration,
+
+    /// Mails under way at once, one a partition at most
+    #[arg(long, env = "NOTIFICATION_SERVICE_CONCURRENCY", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..), hide_env_values = true)]
+    concurrency: u16,
+
+    /// How often a mail that the server puts off is tried before it is dead-lettered
+    #[arg(long, env = "NOTIFICATION_SERVICE_MAX_ATTEMPTS", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..), hide_env_values = true)]
+    max_attempts: u32,
+
+    /// First wait before such a mail is tried again; doubles up to --retry-backoff-max
+    #[arg(long, env = "NOTIFICATION_SERVICE_RETRY_BACKOFF", default_value = "5s", value_parser = parse_duration, value_name = "DURATION", hide_env_values = true)]
+    retry_backoff: Duration,
+
+    /// Longest wait before such a mail is tried again
+    #[arg(long, env = "NOTIFICATION_SERVICE_RETRY_BACKOFF_MAX", default_value = "15m", value_parser = parse_duration, value_name = "DURATION", hide_env_values = true)]
+    retry_backoff_max: Duration,
+
+    /// Stop, dead-lettering nothing, if a larger share of recent messages would be dead-lettered,
+    /// as when the server relays nothing for us
+    #[arg(long, env = "NOTIFICATION_SERVICE_MAX_DEAD_LETTER_RATIO", value_parser = parse_ratio, value_name = "0..1", hide_env_values = true)]
+    max_dead_letter_ratio: Option<f64>,
+
+    /// End by itself after so long with nothing to do
+    #[arg(long, env = "NOTIFICATION_SERVICE_EXIT_WHEN_IDLE", value_parser = parse_duration, value_name = "DURATION", hide_env_values = true)]
+    exit_when_idle: Option<Duration>,
+}
+
+fn parse_timeout(text: &str) -> Result<Duration, String> {
+    match parse_duration(text)? {
+        timeout if timeout < Duration::from_millis(100) => Err("must be at least 100ms".to_owned()),
+        timeout if timeout > Duration::from_mins(10) => Err("must be at most 10m".to_owned()),
+        timeout => Ok(timeout),
+    }
+}
+
+fn parse_ratio(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(ratio) if (0.0..=1.0).contains(&ratio) => Ok(ratio),
+        _ => Err("must be a share between 0 and 1".to_owned()),
+    }
+}
+
+impl RunArgs {
+    fn config(&self) -> anyhow::Result<EngineConfig> {
+        let kafka = self.kafka.settings().map_err(|error| WrongUse(error.to_string()))?;
+        let defaults = EngineConfig::new(kafka, &self.topic, &self.group);
+        let dlq_topic = self.dlq_topic.clone().unwrap_or_else(|| defaults.dlq_topic.clone());
+        if dlq_topic == self.topic {
+            return Err(WrongUse("--topic and --dlq-topic are the same".to_owned()).into());
+        }
+        // Above the two limits of a mail, or the engine would give one up that may have been sent.
+        let handler_timeout = self.smtp_timeout * 2 + Duration::from_secs(10);
+        Ok(EngineConfig {
+            dlq_topic,
+            concurrency: self.concurrency.into(),
+            // A mail that was sent is never in a transaction that something else can undo.
+            batch_size: 1,
+            max_attempts: self.max_attempts,
+            retry_backoff: Backoff { base: self.retry_backoff, cap: self.retry_backoff_max },
+            handler_timeout,
+            max_dead_letter_ratio: self.max_dead_letter_ratio,
+            exit_when_idle: self.exit_when_idle,
+            // A stop waits for the mails under way, or each would be sent again.
+            shutdown_timeout: handler_timeout + Duration::from_secs(5),
+            ..defaults
+        })
+    }
+}
+
+/// Runs the engine with the notifier.
+pub(crate) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
+    let config = args.config()?;
+    let server: Server =
+        args.smtp_url.parse().map_err(|error| WrongUse(format!("--smtp-url: {error}")))?;
+    let stop = stop_on_signals()?;
+    let pool = args.database.pool().await?;
+    let missing = migrate::pending(&pool).await?;
+    if !missing.is_empty() {
+        bail!(
+            "the schema {} lacks migrations ({}); run `notification-service migrate` first",
+            args.database.schema,
+            missing.join(", ")
+        );
+    }
+    tracing::info!("mails go by {server}");
+    let notifier = Notifier {
+        smtp: Smtp::new(server, args.smtp_timeout),
+        from: args.from,
+        template: args.recipient_template,
+    };
+    let engine = Engine::with_decoder(config, OneByOne(notifier), NotificationDecoder, pool);
+    let summary = engine.run(stop).await?;
+    println!("{}", serde_json::to_string(&summary)?);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Fires on SIGTERM and ctrl-C. A second signal ends the process at once.
+fn stop_on_signals() -> anyhow::Result<CancellationToken> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    let stop = CancellationToken::new();
+    let fired = stop.clone();
+    tokio::spawn(async move {
+        for attempt in 0..2 {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            if attempt == 1 {
+                eprintln!("second signal: ending at once; a mail under way is sent again");
+                std::process::exit(1);
+            }
+            tracing::info!("stopping: finishing the mails under way");
+            fired.cancel();
+        }
+    });
+    Ok(stop)
+}

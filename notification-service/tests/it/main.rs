@@ -1,0 +1,10 @@
+//! The notification service against real Kafka and PostgreSQL and a real SMTP server.
+
+// A helper that fails is a test that fails.
+#![allow(clippy::unwrap_used)]
+
+mod commands;
+mod crash;
+mod mails;
+mod outages;
+mod support;

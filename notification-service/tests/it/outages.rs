@@ -1,0 +1,90 @@
+//! The SMTP server is away, slow, or puts a mail off.
+
+use std::time::Duration;
+
+use order_events::Status;
+
+use crate::support::notifier::{EVERYBODY, Notifier};
+use crate::support::{World, eventually, notification, placed};
+
+fn everybody(customers: u128) -> Vec<order_events::OrderNotification> {
+    (0..20).flat_map(|n| placed(n, 1, &format!("c-{}", n % customers))).collect()
+}
+
+#[test]
+fn a_server_that_is_away_is_waited_for_and_nothing_is_lost_doubled_or_dead() {
+    let world = World::new("away", 3);
+    let notifier = Notifier::start(&world, &[&EVERYBODY[..], &["--max-attempts", "2"]].concat());
+    world.send(&everybody(7));
+    eventually("it says for whom it waits", || {
+        notifier.log().contains(&format!("waiting: SMTP server {}", &world.post.url()[7..]))
+    });
+    std::thread::sleep(Duration::from_secs(4));
+    assert_eq!((world.claims(), world.number("SELECT count(*) FROM retry_queue")), (0, 0));
+
+    world.post.start();
+    eventually("all are sent", || world.claims() == 20);
+    world.post.stop();
+    world.send(&placed(100, 10, "c-1"));
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(world.claims(), 20);
+    world.post.start();
+    eventually("these as well", || world.claims() == 30);
+    notifier.stop();
+    world.assert_settled(30, 0);
+    let mut ids = world.post.message_ids();
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!((world.post.mails().len(), ids.len()), (30, 30));
+}
+
+#[test]
+fn a_mail_that_is_put_off_waits_with_those_behind_it_of_its_customer_and_others_go_on() {
+    let world = World::new("later", 1);
+    world.post.start();
+    let later = |number, status| notification(number, "later-1", status);
+    world.send(&[later(1, Status::Placed)]);
+    world.send(&placed(2, 3, "c-1"));
+    world.send(&[later(1, Status::Paid)].map(|paid| order_events::OrderNotification {
+        message_id: uuid::Uuid::from_u128(7),
+        ..paid
+    }));
+    let notifier = Notifier::start(&world, &EVERYBODY);
+    eventually("the others are sent", || world.claims() == 3);
+    eventually("both wait", || world.number("SELECT count(*) FROM retry_queue") == 2);
+    world.post.open();
+    eventually("they are sent", || world.claims() == 5);
+    notifier.stop();
+    world.assert_settled(5, 0);
+    let subjects: Vec<String> = world
+        .post
+        .mails()
+        .iter()
+        .filter(|mail| mail.to() == "later-1@example.com")
+        .map(|mail| mail.header("subject").split(" (").next().unwrap().to_owned())
+        .collect();
+    assert_eq!(subjects, ["We have your order", "Your payment has arrived"]);
+}
+
+#[test]
+fn a_mail_that_was_taken_without_an_answer_is_sent_again_under_the_same_message_id() {
+    let world = World::new("slow", 1);
+    world.post.start();
+    world.send(&placed(1, 1, "slow-1"));
+    Notifier::drain(&world, &[&EVERYBODY[..], &["--smtp-timeout", "1s"]].concat());
+    world.assert_settled(1, 0);
+    let ids = world.post.message_ids();
+    assert_eq!(ids.len(), 2, "{ids:?}");
+    assert_eq!(ids[0], ids[1]);
+}
+
+#[test]
+fn a_mail_that_is_put_off_for_too_long_is_a_dead_letter() {
+    let world = World::new("too_long", 1);
+    world.post.start();
+    world.send(&placed(1, 1, "later-1"));
+    world.send(&placed(2, 1, "c-1"));
+    Notifier::drain(&world, &[&EVERYBODY[..], &["--max-attempts", "3"]].concat());
+    world.assert_settled(1, 1);
+    assert_eq!(world.dead_letters(), [("later-1".to_owned(), "retries_exhausted".to_owned())]);
+}
