@@ -12,6 +12,7 @@ mod answer;
 mod attend;
 mod auth;
 mod body;
+mod code;
 mod connections;
 mod cursor;
 mod decide;
@@ -24,6 +25,9 @@ mod json;
 pub mod keys;
 mod limits;
 mod look;
+mod openapi;
+mod operations;
+mod pages;
 mod problem;
 mod query;
 mod routes;
@@ -37,6 +41,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use axum::body::Bytes;
 use clap::Args;
 use clap::builder::BoolishValueParser;
 use idempotent_consumer::cli::{KafkaArgs, parse_duration};
@@ -160,6 +165,13 @@ pub(crate) struct Gateway {
     publishing: Publishing,
     guard: guard::Guard,
     health: health::GatewayHealth,
+    /// The OpenAPI document, as it is sent.
+    openapi: Bytes,
+}
+
+/// The OpenAPI document of the API: of one that asks for API keys, or of one that does not.
+pub fn openapi(asks_for_keys: bool) -> serde_json::Value {
+    openapi::document(&routes::all(), asks_for_keys)
 }
 
 impl ServeArgs {
@@ -194,6 +206,7 @@ impl ServeArgs {
                 database.clone(),
                 metrics,
             ),
+            openapi: openapi(self.requests.asks_for_keys()).to_string().into(),
         });
         let stop = CancellationToken::new();
         let relay_stop = CancellationToken::new();

@@ -11,6 +11,7 @@ use tracing::Instrument as _;
 use uuid::Uuid;
 
 use super::Gateway;
+use super::code::Code;
 use super::problem::Problem;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -32,8 +33,8 @@ pub(super) async fn attend(
     let answer = next.run(request).instrument(tracing::error_span!("request", %id));
     let mut response = match tokio::time::timeout(timeout, answer).await {
         Ok(response) => response,
-        Err(_) => Problem::unavailable(
-            "timeout",
+        Err(_) => Problem::new(
+            Code::Timeout,
             format!("the request took longer than {} s; send it again", timeout.as_secs_f64()),
         )
         .into_response(),

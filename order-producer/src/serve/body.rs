@@ -6,7 +6,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
 
-use super::fields::{FieldProblem, Fields, Problems, problem};
+use super::fields::{FieldCode, FieldProblem, Fields, Problems, problem};
 use super::json::Json;
 
 /// Why a body can't be used.
@@ -64,7 +64,7 @@ pub(super) fn read_order(bytes: &[u8], id: OrderId) -> Result<Draft, BodyError> 
             let parsed = OffsetDateTime::parse(&text, &Rfc3339);
             if parsed.is_err() {
                 let form = "is not a time in RFC 3339 such as 2026-01-03T10:00:00Z";
-                problems.add("/placed_at", "invalid_field", form);
+                problems.add("/placed_at", FieldCode::InvalidField, form);
             }
             parsed.ok()
         }
@@ -103,12 +103,12 @@ fn check_order_id(value: &Json, id: OrderId, problems: &mut Problems) {
     match (value, id) {
         (_, OrderId::Made) => {
             let hint = "is made by the server; use PUT /v1/orders/{order_id} for an id of your own";
-            problems.add("/order_id", "invalid_field", hint);
+            problems.add("/order_id", FieldCode::InvalidField, hint);
         }
         (Json::Text(text), OrderId::Given(id)) if Uuid::try_parse(text) == Ok(id) => {}
         (_, OrderId::Given(id)) => {
             let detail = format!("is not the {id} of the path; leave it out");
-            problems.add("/order_id", "invalid_field", detail);
+            problems.add("/order_id", FieldCode::InvalidField, detail);
         }
     }
 }
@@ -116,7 +116,7 @@ fn check_order_id(value: &Json, id: OrderId, problems: &mut Problems) {
 fn read_items(values: Vec<Json>, problems: &mut Problems) -> Vec<Item> {
     if values.is_empty() || values.len() > limits::ITEMS_MAX {
         let detail = format!("has {} items; an order has 1 to {}", values.len(), limits::ITEMS_MAX);
-        problems.add("/items", "limit_exceeded", detail);
+        problems.add("/items", FieldCode::LimitExceeded, detail);
         return Vec::new();
     }
     let item = |(index, value)| read_item(value, &format!("/items/{index}"), problems);
@@ -149,7 +149,7 @@ mod tests {
     const ORDER: &str = r#"{"customer_id":"c-17","currency":"EUR",
         "items":[{"sku":"TEA-1","quantity":2,"unit_price_cents":450}]}"#;
 
-    fn problems(json: &str) -> Vec<(String, &'static str)> {
+    fn problems(json: &str) -> Vec<(String, FieldCode)> {
         match read_order(json.as_bytes(), OrderId::Made) {
             Err(BodyError::Fields(all)) => all.into_iter().map(|p| (p.pointer, p.code)).collect(),
             other => panic!("{other:?}"),
@@ -172,28 +172,28 @@ mod tests {
             {"quantity":1.5,"unit_price_cents":"2","sku":"A","sku":"B"},
             []]}"#;
         let found = problems(wrong);
-        let found: Vec<(&str, &str)> =
+        let found: Vec<(&str, FieldCode)> =
             found.iter().map(|(at, code)| (at.as_str(), *code)).collect();
         assert_eq!(
             found,
             [
-                ("/order_id", "invalid_field"),
-                ("/customer_id", "invalid_field"),
-                ("/currency", "invalid_field"),
-                ("/placed_at", "invalid_field"),
-                ("/items/0/sku", "limit_exceeded"),
-                ("/items/0/quantity", "limit_exceeded"),
-                ("/items/0/unit_price_cents", "limit_exceeded"),
-                ("/items/1/sku", "invalid_field"),
-                ("/items/1/quantity", "invalid_field"),
-                ("/items/1/unit_price_cents", "invalid_field"),
-                ("/items/2", "invalid_field"),
+                ("/order_id", FieldCode::InvalidField),
+                ("/customer_id", FieldCode::InvalidField),
+                ("/currency", FieldCode::InvalidField),
+                ("/placed_at", FieldCode::InvalidField),
+                ("/items/0/sku", FieldCode::LimitExceeded),
+                ("/items/0/quantity", FieldCode::LimitExceeded),
+                ("/items/0/unit_price_cents", FieldCode::LimitExceeded),
+                ("/items/1/sku", FieldCode::InvalidField),
+                ("/items/1/quantity", FieldCode::InvalidField),
+                ("/items/1/unit_price_cents", FieldCode::InvalidField),
+                ("/items/2", FieldCode::InvalidField),
             ]
         );
         let missing = [("/customer_id"), ("/currency"), ("/items")];
         let found: Vec<String> = problems("{}").into_iter().map(|(at, _)| at).collect();
         assert_eq!(found, missing);
-        assert_eq!(problems("[]"), [(String::new(), "invalid_field")]);
+        assert_eq!(problems("[]"), [(String::new(), FieldCode::InvalidField)]);
     }
 
     #[test]
@@ -203,7 +203,7 @@ mod tests {
         assert_eq!(problems(&json).len(), PROBLEMS_MAX);
         let items = vec!["7"; limits::ITEMS_MAX + 1].join(",");
         let json = format!(r#"{{"customer_id":"c","currency":"EUR","items":[{items}]}}"#);
-        assert_eq!(problems(&json), [("/items".to_owned(), "limit_exceeded")]);
+        assert_eq!(problems(&json), [("/items".to_owned(), FieldCode::LimitExceeded)]);
     }
 
     #[test]

@@ -9,13 +9,28 @@ use super::json::Json;
 /// Most problems that one answer lists.
 pub(super) const PROBLEMS_MAX: usize = 50;
 
+/// What is wrong with a field, for programs: the codes of poison in a record, so that one table explains
+/// both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum FieldCode {
+    InvalidField,
+    MissingField,
+    LimitExceeded,
+    Overflow,
+}
+
+impl FieldCode {
+    pub(super) const ALL: [Self; 4] =
+        [Self::InvalidField, Self::MissingField, Self::LimitExceeded, Self::Overflow];
+}
+
 /// One thing that is wrong with a body.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct FieldProblem {
     /// JSON pointer of the field.
     pub(super) pointer: String,
-    /// Stable, for programs.
-    pub(super) code: &'static str,
+    pub(super) code: FieldCode,
     /// For people.
     pub(super) detail: String,
 }
@@ -46,7 +61,7 @@ impl<'a> Fields<'a> {
         }
         if times > 1 {
             let detail = "appears more than once; readers disagree on which one counts";
-            problems.add(&format!("{}/{name}", self.at), "invalid_field", detail);
+            problems.add(&format!("{}/{name}", self.at), FieldCode::InvalidField, detail);
         }
         found
     }
@@ -79,7 +94,7 @@ impl<'a> Fields<'a> {
 pub(super) struct Problems(pub(super) Vec<FieldProblem>);
 
 impl Problems {
-    pub(super) fn add(&mut self, pointer: &str, code: &'static str, detail: impl Into<String>) {
+    pub(super) fn add(&mut self, pointer: &str, code: FieldCode, detail: impl Into<String>) {
         if self.0.len() < PROBLEMS_MAX {
             let (pointer, detail) = (pointer.to_owned(), detail.into());
             self.0.push(FieldProblem { pointer, code, detail });
@@ -87,7 +102,7 @@ impl Problems {
     }
 
     pub(super) fn missing<T>(&mut self, pointer: &str) -> Option<T> {
-        self.add(pointer, "missing_field", "is missing");
+        self.add(pointer, FieldCode::MissingField, "is missing");
         None
     }
 
@@ -97,7 +112,11 @@ impl Problems {
         expected: &str,
         found: &Json,
     ) -> Option<T> {
-        self.add(pointer, "invalid_field", format!("expected {expected}, found {}", found.kind()));
+        self.add(
+            pointer,
+            FieldCode::InvalidField,
+            format!("expected {expected}, found {}", found.kind()),
+        );
         None
     }
 
@@ -119,12 +138,11 @@ impl From<Problems> for BodyError {
     }
 }
 
-/// With the codes of poison in a record, so that one table explains both.
 pub(super) fn problem(pointer: String, error: &FieldError) -> FieldProblem {
     let code = match error {
-        FieldError::Invalid(_) => "invalid_field",
-        FieldError::Limit(_) => "limit_exceeded",
-        FieldError::Overflow => "overflow",
+        FieldError::Invalid(_) => FieldCode::InvalidField,
+        FieldError::Limit(_) => FieldCode::LimitExceeded,
+        FieldError::Overflow => FieldCode::Overflow,
     };
     FieldProblem { pointer, code, detail: error.to_string() }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::extract::{ConnectInfo, Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use clap::Args;
@@ -16,6 +16,7 @@ use tokio::sync::Semaphore;
 
 use super::Gateway;
 use super::auth::{ApiKey, Scope, bearer};
+use super::code::Code;
 use super::limits::{Limiter, Quota};
 use super::look::{PLACE, on_connection, undisturbed};
 use super::problem::Problem;
@@ -124,6 +125,10 @@ impl GuardArgs {
         Ok(())
     }
 
+    pub(super) fn asks_for_keys(&self) -> bool {
+        !self.no_auth
+    }
+
     pub(super) fn connections_max(&self) -> usize {
         usize::try_from(self.max_connections).unwrap_or(1)
     }
@@ -178,8 +183,7 @@ pub(super) async fn admit(
     next: Next,
 ) -> Response {
     let Ok(place) = Arc::clone(&gateway.guard.places).try_acquire_owned() else {
-        return Problem::unavailable("overloaded", "too many requests are under way")
-            .into_response();
+        return Problem::new(Code::Overloaded, "too many requests are under way").into_response();
     };
     // A request whose client has gone has its place until its work has ended.
     PLACE.scope(Arc::new(place), admit_one(&gateway, address, request, next)).await
@@ -246,7 +250,7 @@ async fn enter(
         return Ok(client);
     }
     let detail = format!("this takes a key with the scope {}", asked.scope.as_str());
-    Err(Problem::new(StatusCode::FORBIDDEN, "missing_scope", "The key does not allow this", detail))
+    Err(Problem::new(Code::MissingScope, detail))
 }
 
 /// The client of a key that is right and not revoked. Asked each time, so that a revoked key is refused
@@ -267,7 +271,7 @@ async fn client_of(pool: PgPool, key: ApiKey) -> Result<Client, Problem> {
 }
 
 fn unauthorized(detail: &str) -> Problem {
-    Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", "This takes an API key", detail)
+    Problem::new(Code::Unauthorized, detail)
 }
 
 /// The address, or the network that one household or machine has of IPv6.
@@ -282,9 +286,7 @@ fn check_quotas(quotas: &[Quota]) -> Result<(), Problem> {
     let wait = quotas.iter().filter_map(|quota| quota.verdict.err()).max();
     wait.map_or(Ok(()), |seconds| {
         let problem = Problem::new(
-            StatusCode::TOO_MANY_REQUESTS,
-            "rate_limited",
-            "Too many requests",
+            Code::RateLimited,
             format!("try again in {seconds} s; the header RateLimit says what is left"),
         );
         Err(problem.retry_after(seconds))

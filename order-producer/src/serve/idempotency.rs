@@ -3,24 +3,28 @@
 use axum::http::{HeaderMap, HeaderName};
 use sha2::{Digest as _, Sha256};
 
+use super::code::Code;
 use super::problem::Problem;
 
 const HEADER: HeaderName = HeaderName::from_static("idempotency-key");
 /// Longest key, in characters, as with Stripe.
 const KEY_CHARS_MAX: usize = 255;
+/// What is taken: bare, or in quotes with `\` before a quote or a backslash.
+pub(super) const PATTERN: &str =
+    r#"^(?:[!#-~](?:[\t -~]{0,253}[!-~])?|"(?:[\t !#-\[\]-~]|\\["\\]){1,255}")$"#;
 
 /// The key of a request that has to have one. It may come as the structured text of the IETF's draft,
 /// in quotes, or bare, as many clients send it; both are the same key.
 pub(super) fn key_of(headers: &HeaderMap) -> Result<String, Problem> {
     let mut values = headers.get_all(HEADER).iter();
     let Some(value) = values.next() else {
-        return Err(Problem::bad_request(
-            "idempotency_key_missing",
+        return Err(Problem::new(
+            Code::KeyMissing,
             "this request needs an Idempotency-Key: a text of your own, new for each new request \
              and the same when it is sent again, such as a UUID",
         ));
     };
-    let wrong = |detail: &str| Problem::bad_request("idempotency_key_invalid", detail);
+    let wrong = |detail: &str| Problem::new(Code::KeyInvalid, detail);
     if values.next().is_some() {
         return Err(wrong("there is more than one Idempotency-Key"));
     }

@@ -5,10 +5,11 @@ use std::time::Duration;
 use axum::body::Bytes;
 use axum::extract::Request;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderName, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, header};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use uuid::Uuid;
 
+use super::code::Code;
 use super::problem::Problem;
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -29,8 +30,7 @@ impl Incoming {
         let (parts, body) = request.into_parts();
         let too_large = || {
             let detail = format!("a body has at most {bytes_max} bytes");
-            let status = StatusCode::PAYLOAD_TOO_LARGE;
-            Problem::new(status, "body_too_large", "The body is too large", detail)
+            Problem::new(Code::BodyTooLarge, detail)
         };
         let length = parts.headers.get(header::CONTENT_LENGTH);
         let length = length.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
@@ -42,12 +42,10 @@ impl Incoming {
             Ok(Ok(collected)) => Ok(Self { parts, body: collected.to_bytes() }),
             Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
             Ok(Err(_)) => {
-                Err(Problem::bad_request("body_cut_off", "the body ended before it was complete"))
+                Err(Problem::new(Code::BodyCutOff, "the body ended before it was complete"))
             }
             Err(_) => Err(Problem::new(
-                StatusCode::REQUEST_TIMEOUT,
-                "body_too_slow",
-                "The body did not arrive in time",
+                Code::BodyTooSlow,
                 format!("a body has to arrive within {} s", timeout.as_secs_f64()),
             )),
         }
@@ -68,9 +66,7 @@ impl Incoming {
             return Ok(());
         }
         Err(Problem::new(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "unsupported_media_type",
-            "The body is of a type that is not read",
+            Code::UnsupportedMediaType,
             "send JSON, with content-type: application/json",
         ))
     }
@@ -94,8 +90,8 @@ pub(super) fn order_id(text: &str) -> Result<Uuid, Problem> {
     const HYPHENATED_LEN: usize = 36;
     let id = (text.len() == HYPHENATED_LEN).then(|| Uuid::try_parse(text).ok()).flatten();
     id.ok_or_else(|| {
-        Problem::bad_request(
-            "invalid_order_id",
+        Problem::new(
+            Code::InvalidOrderId,
             "the order id of the path is not a UUID such as 0192f0c1-2d3e-7a4b-8c5d-6e7f8091a2b3",
         )
     })

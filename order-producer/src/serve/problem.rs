@@ -1,6 +1,6 @@
 //! What went wrong with a request, as RFC 9457 has it.
 
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use idempotent_consumer::failure::{FailureClass, class_of};
 use order_events::Rejection;
@@ -8,18 +8,20 @@ use serde::Serialize;
 
 use super::answer::Answer;
 use super::body::BodyError;
+use super::code::Code;
 use super::fields::FieldProblem;
 
+pub(super) const CONTENT_TYPE: &str = "application/problem+json";
+/// A problem's type is this and its code.
+pub(super) const TYPE_PREFIX: &str = "urn:order-producer:problem:";
 const LOCK_NOT_AVAILABLE: &str = "55P03";
 /// How long to wait before the next try, where nothing better is known.
 const RETRY_AFTER_S: u64 = 1;
 
-/// A refused or failed request. The codes are part of the API's contract.
+/// A refused or failed request.
 #[derive(Debug, Clone)]
 pub(super) struct Problem {
-    status: StatusCode,
-    code: &'static str,
-    title: &'static str,
+    code: Code,
     detail: String,
     errors: Vec<FieldProblem>,
     retry_after_s: Option<u64>,
@@ -37,18 +39,9 @@ struct Details<'a> {
 }
 
 impl Problem {
-    pub(super) fn new(
-        status: StatusCode,
-        code: &'static str,
-        title: &'static str,
-        detail: impl Into<String>,
-    ) -> Self {
-        let detail = detail.into();
-        Self { status, code, title, detail, errors: Vec::new(), retry_after_s: None }
-    }
-
-    fn retry(self) -> Self {
-        self.retry_after(RETRY_AFTER_S)
+    pub(super) fn new(code: Code, detail: impl Into<String>) -> Self {
+        let retry_after_s = code.is_for_now().then_some(RETRY_AFTER_S);
+        Self { code, detail: detail.into(), errors: Vec::new(), retry_after_s }
     }
 
     pub(super) fn retry_after(self, seconds: u64) -> Self {
@@ -58,54 +51,31 @@ impl Problem {
     /// The stable code.
     #[cfg(test)]
     pub(super) fn code(&self) -> &'static str {
-        self.code
-    }
-
-    pub(super) fn bad_request(code: &'static str, detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, code, "The request can't be understood", detail)
-    }
-
-    pub(super) fn not_found(detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::NOT_FOUND, "not_found", "There is no such thing", detail)
+        self.code.as_str()
     }
 
     pub(super) fn no_order() -> Self {
-        Self::new(
-            StatusCode::NOT_FOUND,
-            "order_not_found",
-            "There is no such order",
-            "no order with this id has been accepted or applied",
-        )
+        let detail = "no order with this id has been accepted or applied";
+        Self::new(Code::OrderNotFound, detail)
     }
 
     pub(super) fn key_reused() -> Self {
         Self::new(
-            StatusCode::UNPROCESSABLE_ENTITY,
-            "idempotency_key_reused",
-            "The Idempotency-Key belongs to another request",
+            Code::KeyReused,
             "this key was used with another method, path or body; take a new key for a new request",
         )
     }
 
     pub(super) fn in_flight() -> Self {
         Self::new(
-            StatusCode::CONFLICT,
-            "request_in_flight",
-            "Another request is under way",
+            Code::InFlight,
             "a request with this Idempotency-Key, or for this order, has not ended yet",
         )
-        .retry()
-    }
-
-    pub(super) fn unavailable(code: &'static str, detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, code, "Not now", detail).retry()
     }
 
     pub(super) fn internal() -> Self {
         Self::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "internal",
-            "The gateway failed",
+            Code::Internal,
             "this is a defect of the gateway; its log has the cause under the request's id",
         )
     }
@@ -120,8 +90,8 @@ impl Problem {
         match class_of(error) {
             FailureClass::Infrastructure | FailureClass::Retryable => {
                 tracing::warn!(%error, "the database fails");
-                Self::unavailable(
-                    "database_unavailable",
+                Self::new(
+                    Code::DatabaseUnavailable,
                     "the database does not answer; send the same request again",
                 )
             }
@@ -137,17 +107,11 @@ impl Problem {
         match error {
             BodyError::NotJson(problem) => {
                 let detail = format!("the body is not usable JSON: {problem}");
-                Self::new(StatusCode::BAD_REQUEST, "invalid_json", "The body is no JSON", detail)
+                Self::new(Code::InvalidJson, detail)
             }
             BodyError::Fields(errors) => {
                 let detail = format!("{} of its fields can't be used", errors.len());
-                let problem = Self::new(
-                    StatusCode::UNPROCESSABLE_ENTITY,
-                    "invalid_order",
-                    "The body is not valid",
-                    detail,
-                );
-                Self { errors, ..problem }
+                Self { errors, ..Self::new(Code::InvalidOrder, detail) }
             }
         }
     }
@@ -157,31 +121,24 @@ impl Problem {
         match rejection {
             Rejection::OrderNotFound if !was_accepted => Self::no_order(),
             Rejection::OrderNotFound => Self::new(
-                StatusCode::CONFLICT,
-                "order_dead_lettered",
-                "The order did not take effect",
+                Code::OrderDeadLettered,
                 "its order.placed was dead-lettered; GET it for the reason",
             ),
-            _ => Self::new(
-                StatusCode::CONFLICT,
-                rejection.code(),
-                "The order stands where this can't follow",
-                rejection.to_string(),
-            ),
+            _ => Self::new(rejection.into(), rejection.to_string()),
         }
     }
 
     /// As it is kept with an Idempotency-Key.
     pub(super) fn answer(&self) -> Answer {
         let details = Details {
-            r#type: format!("urn:order-producer:problem:{}", self.code),
-            title: self.title,
-            status: self.status.as_u16(),
-            code: self.code,
+            r#type: format!("{TYPE_PREFIX}{}", self.code.as_str()),
+            title: self.code.title(),
+            status: self.code.status().as_u16(),
+            code: self.code.as_str(),
             detail: &self.detail,
             errors: &self.errors,
         };
-        Answer::with_type(self.status, "application/problem+json", &details)
+        Answer::with_type(self.code.status(), CONTENT_TYPE, &details)
     }
 }
 
@@ -191,7 +148,7 @@ impl IntoResponse for Problem {
         if let Some(seconds) = self.retry_after_s {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
-        if self.status == StatusCode::UNAUTHORIZED {
+        if self.code == Code::Unauthorized {
             let scheme = HeaderValue::from_static("Bearer realm=\"orders\"");
             response.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);
         }

@@ -2,16 +2,17 @@
 
 use order_events::CustomerId;
 
+use super::code::Code;
 use super::cursor::Cursor;
 use super::problem::Problem;
 use super::store::Page;
 
-const LIMIT_DEFAULT: i64 = 50;
-const LIMIT_MAX: i64 = 200;
+pub(super) const LIMIT_DEFAULT: i64 = 50;
+pub(super) const LIMIT_MAX: i64 = 200;
 
 /// Which page is asked for.
 pub(super) fn page(query: &str) -> Result<Page, Problem> {
-    let wrong = |detail: String| Problem::bad_request("invalid_query", detail);
+    let wrong = |detail: String| Problem::new(Code::InvalidQuery, detail);
     let (mut customer_id, mut after, mut limit) = (None, None, None);
     for (name, value) in form_urlencoded::parse(query.as_bytes()) {
         let is_repeated = match &*name {

@@ -1,46 +1,97 @@
-//! The API's paths and methods.
+//! The API's paths and methods: what answers, and how the document describes it. This list is the only
+//! one; the router and the OpenAPI document are both made of it.
 
 use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Extension, Path, Request, State};
-use axum::http::{StatusCode, Uri};
+use axum::handler::Handler;
+use axum::http::{Method, Uri, header};
 use axum::middleware;
 use axum::response::{IntoResponse as _, Json, Response};
-use axum::routing::get;
+use axum::routing::{MethodFilter, MethodRouter, on};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::Gateway;
 use super::accept::{Answered, Publishing, accept};
 use super::body::{OrderId, read_order, read_reason};
+use super::code::Code;
 use super::decide::Wanted;
 use super::guard::{self, Client};
 use super::incoming::{self, Incoming};
 use super::look::{self, undisturbed};
+use super::openapi::Operation;
 use super::problem::Problem;
 use super::store::KeyUse;
-use super::{attend, idempotency, query};
+use super::{attend, idempotency, operations, pages, query};
 
 type Shared = State<Arc<Gateway>>;
 type PathId = Result<Path<String>, PathRejection>;
 
+/// A method of a path.
+pub(super) struct Route {
+    pub(super) method: Method,
+    pub(super) path: &'static str,
+    pub(super) operation: Operation,
+    handler: MethodRouter<Arc<Gateway>>,
+}
+
+impl Route {
+    fn new<H: Handler<T, Arc<Gateway>>, T: 'static>(
+        method: Method,
+        path: &'static str,
+        handler: H,
+        operation: Operation,
+    ) -> Self {
+        let filter =
+            MethodFilter::try_from(method.clone()).expect("routes have HTTP's own methods");
+        Self { method, path, operation, handler: on(filter, handler) }
+    }
+}
+
+/// What is counted, and takes a key.
+fn orders() -> Vec<Route> {
+    let (all, one) = ("/v1/orders", "/v1/orders/{order_id}");
+    vec![
+        Route::new(Method::GET, all, list, operations::LIST),
+        Route::new(Method::POST, all, place, operations::PLACE),
+        Route::new(Method::GET, one, show, operations::SHOW),
+        Route::new(Method::PUT, one, put, operations::PUT),
+        Route::new(Method::DELETE, one, cancel, operations::CANCEL),
+        Route::new(Method::POST, "/v1/orders/{order_id}/pay", pay, operations::PAY),
+    ]
+}
+
+/// What anybody may ask for at any time.
+fn open() -> Vec<Route> {
+    vec![
+        Route::new(Method::GET, "/livez", async || "alive\n", operations::LIVEZ),
+        Route::new(Method::GET, "/readyz", readyz, operations::READYZ),
+        Route::new(Method::GET, "/metrics", metrics, operations::METRICS),
+        Route::new(Method::GET, "/openapi.json", openapi, operations::OPENAPI),
+        Route::new(Method::GET, "/docs", pages::docs, operations::DOCS),
+        Route::new(Method::GET, "/assets/{file}", pages::asset, operations::ASSET),
+    ]
+}
+
+/// Every route.
+pub(super) fn all() -> Vec<Route> {
+    orders().into_iter().chain(open()).collect()
+}
+
+fn router_of(routes: Vec<Route>) -> Router<Arc<Gateway>> {
+    let add = |router: Router<_>, route: Route| router.route(route.path, route.handler);
+    routes.into_iter().fold(Router::new(), add).method_not_allowed_fallback(wrong_method)
+}
+
 /// Everything that is answered.
 pub(super) fn router(gateway: Arc<Gateway>) -> Router {
-    let orders = Router::new()
-        .route("/v1/orders", get(list).post(place))
-        .route("/v1/orders/{order_id}", get(show).put(put).delete(cancel))
-        .route("/v1/orders/{order_id}/pay", axum::routing::post(pay))
-        .method_not_allowed_fallback(wrong_method)
+    let orders = router_of(orders())
         .fallback(unknown_path)
         .layer(middleware::from_fn_with_state(Arc::clone(&gateway), guard::admit));
-    let health = Router::new()
-        .route("/livez", get(|| async { "alive\n" }))
-        .route("/readyz", get(readyz))
-        .route("/metrics", get(metrics))
-        .method_not_allowed_fallback(wrong_method);
-    health
+    router_of(open())
         .merge(orders)
         .layer(middleware::from_fn_with_state(Arc::clone(&gateway), attend::attend))
         .with_state(gateway)
@@ -54,17 +105,17 @@ async fn metrics(State(gateway): Shared) -> String {
     gateway.health.metrics()
 }
 
+async fn openapi(State(gateway): Shared) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], gateway.openapi.clone()).into_response()
+}
+
 async fn unknown_path(uri: Uri) -> Problem {
-    Problem::not_found(format!("there is nothing at {}; the orders are at /v1/orders", uri.path()))
+    let detail = format!("there is nothing at {}; the orders are at /v1/orders", uri.path());
+    Problem::new(Code::NotFound, detail)
 }
 
 async fn wrong_method() -> Problem {
-    Problem::new(
-        StatusCode::METHOD_NOT_ALLOWED,
-        "method_not_allowed",
-        "This can't be done here",
-        "the header Allow lists the methods of this path",
-    )
+    Problem::new(Code::MethodNotAllowed, "the header Allow lists the methods of this path")
 }
 
 async fn place(

@@ -7,6 +7,11 @@ use uuid::Uuid;
 
 use super::decide::Standing;
 
+/// The state of an order that has not taken effect yet.
+pub(super) const ACCEPTED: &str = "accepted";
+/// The state of an order that will not take effect.
+pub(super) const DEAD_LETTERED: &str = "dead_lettered";
+
 /// An order that the gateway has accepted.
 #[derive(Debug, Clone)]
 pub(super) struct Accepted {
@@ -122,8 +127,8 @@ pub(super) fn view(
     let is_dead = |event: &Event| matches!(event.fate, Fate::DeadLettered { .. });
     let state = match in_effect {
         Some(applied) => applied.standing.status.as_str(),
-        None if !is_pending && events.last().is_some_and(is_dead) => "dead_lettered",
-        None => "accepted",
+        None if !is_pending && events.last().is_some_and(is_dead) => DEAD_LETTERED,
+        None => ACCEPTED,
     };
     let times = [accepted.map(|row| row.updated_at), in_effect.map(|row| row.updated_at)];
     let content = &shown.content;

@@ -1,8 +1,9 @@
-//! `order-producer serve`, by a client over TCP.
+//! `order-producer serve`, by a client over TCP. Each answer is held against the OpenAPI document.
 
 mod client;
 mod contract;
 mod crashes;
+mod described;
 mod effects;
 mod keys;
 mod limits;

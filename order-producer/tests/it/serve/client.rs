@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::described;
+
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// An answer as it came.
@@ -119,8 +121,11 @@ impl Request<'_> {
     }
 
     /// The answer, or none if the server died before it was whole.
+    #[track_caller]
     pub(crate) fn try_send(&self, address: &str) -> Option<Answer> {
-        exchange(address, &self.bytes())
+        let answer = exchange(address, &self.bytes())?;
+        described::check(self.method, self.path, &answer);
+        Some(answer)
     }
 
     #[track_caller]
