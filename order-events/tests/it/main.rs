@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail by panic, as tests do")]
 
+mod asyncapi;
 mod envelope;
 mod payload;
 mod poison;

@@ -59,7 +59,7 @@ fn status_change() -> impl Strategy<Value = StatusChange> {
     })
 }
 
-fn event() -> impl Strategy<Value = OrderEvent> {
+pub(crate) fn event() -> impl Strategy<Value = OrderEvent> {
     prop_oneof![
         content().prop_map(OrderEvent::Placed),
         content().prop_map(OrderEvent::Amended),
