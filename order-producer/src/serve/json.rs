@@ -4,7 +4,8 @@ use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
-/// A JSON value. Numbers with a fraction or outside 64 bits are only known to be there.
+/// A JSON value. Numbers with a fraction or outside 64 bits are only known to be there. `2.0` is 2, as it
+/// is for JSON Schema, in which the API is described.
 #[derive(Debug, PartialEq)]
 pub(super) enum Json {
     Null,
@@ -64,8 +65,8 @@ impl<'de> Visitor<'de> for Tree {
     fn visit_u64<E>(self, number: u64) -> Result<Json, E> {
         Ok(i64::try_from(number).map_or(Json::OtherNumber, Json::Integer))
     }
-    fn visit_f64<E>(self, _: f64) -> Result<Json, E> {
-        Ok(Json::OtherNumber)
+    fn visit_f64<E>(self, number: f64) -> Result<Json, E> {
+        Ok(whole(number).map_or(Json::OtherNumber, Json::Integer))
     }
     fn visit_str<E>(self, text: &str) -> Result<Json, E> {
         Ok(Json::Text(text.to_owned()))
@@ -84,6 +85,13 @@ impl<'de> Visitor<'de> for Tree {
         }
         Ok(Json::Object(fields))
     }
+}
+
+/// The integer that a number is, as far as each of them has a float of its own.
+#[expect(clippy::cast_possible_truncation, reason = "it is whole, and within 2^53")]
+fn whole(number: f64) -> Option<i64> {
+    const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
+    (number.fract() == 0.0 && number.abs() <= EXACT_MAX).then_some(number as i64)
 }
 
 #[cfg(test)]
@@ -106,5 +114,15 @@ mod tests {
         }
         assert!(Json::read(b"\"\xff\"").is_err());
         assert_eq!(Json::read(b"99999999999999999999"), Ok(Json::OtherNumber));
+    }
+
+    #[test]
+    fn a_fraction_of_zero_is_none() {
+        for (text, number) in [("2.0", 2), ("1e2", 100), ("-0.0", 0)] {
+            assert_eq!(Json::read(text.as_bytes()), Ok(Json::Integer(number)), "{text}");
+        }
+        for text in ["1.5", "1e300", "9007199254740993.5e1"] {
+            assert_eq!(Json::read(text.as_bytes()), Ok(Json::OtherNumber), "{text}");
+        }
     }
 }

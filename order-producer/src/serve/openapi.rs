@@ -2,12 +2,16 @@
 //! router, the codes those that can be answered, the limits the constants that are checked. What an
 //! operation's parts may answer (a key, a body, an order's id) is stated once here, for every operation.
 
+mod header;
 mod operation;
+mod parameter;
 mod schemas;
 #[cfg(test)]
 mod tests;
 
-pub(super) use self::operation::{Answers, Body, Content, Header, Operation, Parameter};
+pub(super) use self::header::Header;
+pub(super) use self::operation::{Answers, Body, Content, Operation};
+pub(super) use self::parameter::Parameter;
 
 use serde_json::{Map, Value, json};
 

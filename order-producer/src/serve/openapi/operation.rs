@@ -7,9 +7,11 @@ use serde_json::{Map, Value, json};
 
 use crate::serve::auth::Scope;
 use crate::serve::code::Code;
-use crate::serve::{cursor, idempotency, pages, problem, query};
+use crate::serve::problem;
 
-use super::schemas::{id_schema, reference};
+use super::header::Header;
+use super::parameter::Parameter;
+use super::schemas::reference;
 
 pub(super) const SECURITY: &str = "apiKey";
 
@@ -71,210 +73,6 @@ impl Body {
                 Code::InvalidOrder,
             ],
         }
-    }
-}
-
-/// Something that a request names outside of its body.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(in crate::serve) enum Parameter {
-    OrderId,
-    IdempotencyKey,
-    CustomerId,
-    Cursor,
-    Limit,
-    Traceparent,
-    RequestId,
-    Asset,
-}
-
-impl Parameter {
-    const ALL: [Self; 8] = [
-        Self::OrderId,
-        Self::IdempotencyKey,
-        Self::CustomerId,
-        Self::Cursor,
-        Self::Limit,
-        Self::Traceparent,
-        Self::RequestId,
-        Self::Asset,
-    ];
-
-    fn problems(self) -> &'static [Code] {
-        match self {
-            Self::OrderId => &[Code::InvalidOrderId],
-            Self::IdempotencyKey => {
-                &[Code::KeyMissing, Code::KeyInvalid, Code::KeyReused, Code::InFlight]
-            }
-            Self::CustomerId | Self::Cursor | Self::Limit => &[Code::InvalidQuery],
-            Self::Traceparent | Self::RequestId => &[],
-            Self::Asset => &[Code::NotFound],
-        }
-    }
-
-    const fn name(self) -> &'static str {
-        match self {
-            Self::OrderId => "order_id",
-            Self::IdempotencyKey => "Idempotency-Key",
-            Self::CustomerId => "customer_id",
-            Self::Cursor => "cursor",
-            Self::Limit => "limit",
-            Self::Traceparent => "traceparent",
-            Self::RequestId => "x-request-id",
-            Self::Asset => "file",
-        }
-    }
-
-    fn describe(self) -> Value {
-        let (place, is_required, description, schema) = match self {
-            Self::OrderId => (
-                "path",
-                true,
-                "The order, as a UUID with hyphens.",
-                json!({ "type": "string", "format": "uuid" }),
-            ),
-            Self::IdempotencyKey => (
-                "header",
-                true,
-                "A text of your own, new for each new request and the same when it is sent again. \
-                 In quotes or bare; both are the same key.",
-                json!({ "type": "string", "pattern": idempotency::PATTERN,
-                    "examples": ["8e03978e-40d5-43dd-bc93-6894a57f9324"] }),
-            ),
-            Self::CustomerId => ("query", true, "Whose orders.", id_schema()),
-            Self::Cursor => (
-                "query",
-                false,
-                "`next_cursor` of the page before, unread.",
-                json!({ "type": "string", "pattern": cursor::PATTERN }),
-            ),
-            Self::Limit => (
-                "query",
-                false,
-                "Most orders of the page.",
-                json!({ "type": "integer", "minimum": 1, "maximum": query::LIMIT_MAX,
-                    "default": query::LIMIT_DEFAULT }),
-            ),
-            Self::Traceparent => (
-                "header",
-                false,
-                "The trace that the request belongs to, in the W3C's form; goes on into the event's \
-                 header. Anything else is ignored.",
-                json!({ "type": "string" }),
-            ),
-            Self::RequestId => (
-                "header",
-                false,
-                "An id of yours for this request, answered as it came if it is of 1 to 128 visible \
-                 ASCII characters; else one is made.",
-                json!({ "type": "string" }),
-            ),
-            Self::Asset => (
-                "path",
-                true,
-                "A file of the pages.",
-                json!({ "type": "string", "enum": pages::asset_names() }),
-            ),
-        };
-        json!({ "name": self.name(), "in": place, "required": is_required,
-            "description": description, "schema": schema })
-    }
-
-    pub(super) fn components() -> Value {
-        Self::ALL.into_iter().map(|it| (it.name().to_owned(), it.describe())).collect()
-    }
-}
-
-/// A header of an answer.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(in crate::serve) enum Header {
-    RequestId,
-    Replayed,
-    Location,
-    RetryAfter,
-    /// Where only some of the answers of the status have it.
-    RetryAfterPerhaps,
-    RateLimit,
-    RateLimitPolicy,
-    WwwAuthenticate,
-}
-
-impl Header {
-    const ALL: [Self; 8] = [
-        Self::RequestId,
-        Self::Replayed,
-        Self::Location,
-        Self::RetryAfter,
-        Self::RetryAfterPerhaps,
-        Self::RateLimit,
-        Self::RateLimitPolicy,
-        Self::WwwAuthenticate,
-    ];
-
-    const fn name(self) -> &'static str {
-        match self {
-            Self::RequestId => "x-request-id",
-            Self::Replayed => "Idempotency-Replayed",
-            Self::Location => "Location",
-            Self::RetryAfter | Self::RetryAfterPerhaps => "Retry-After",
-            Self::RateLimit => "RateLimit",
-            Self::RateLimitPolicy => "RateLimit-Policy",
-            Self::WwwAuthenticate => "WWW-Authenticate",
-        }
-    }
-
-    /// Its name among the components.
-    const fn key(self) -> &'static str {
-        match self {
-            Self::RetryAfterPerhaps => "Retry-After-Perhaps",
-            other => other.name(),
-        }
-    }
-
-    fn describe(self) -> Value {
-        let (is_required, description, schema) = match self {
-            Self::RequestId => (
-                true,
-                "The request's id, under which the gateway's log has it.",
-                json!({ "type": "string", "minLength": 1, "maxLength": 128 }),
-            ),
-            Self::Replayed => (
-                false,
-                "`true`: this is the answer of an earlier request with the same Idempotency-Key.",
-                json!({ "type": "string", "const": "true" }),
-            ),
-            Self::Location => (
-                true,
-                "The order's path.",
-                json!({ "type": "string", "pattern": "^/v1/orders/[0-9a-f-]{36}$" }),
-            ),
-            Self::RetryAfter | Self::RetryAfterPerhaps => (
-                self == Self::RetryAfter,
-                "Seconds after which to send the same request again.",
-                json!({ "type": "integer", "minimum": 1 }),
-            ),
-            Self::RateLimit => (
-                false,
-                "What is left, for each limit that is set: `r` requests, full again in `t` seconds.",
-                json!({ "type": "string" }),
-            ),
-            Self::RateLimitPolicy => (
-                false,
-                "The limits that are set: `q` requests in `w` seconds.",
-                json!({ "type": "string" }),
-            ),
-            Self::WwwAuthenticate => {
-                (true, "How to authenticate.", json!({ "type": "string", "pattern": "^Bearer " }))
-            }
-        };
-        json!({ "required": is_required, "description": description, "schema": schema })
-    }
-
-    pub(super) fn components() -> Value {
-        Self::ALL.into_iter().map(|it| (it.key().to_owned(), it.describe())).collect()
-    }
-
-    fn reference(self) -> (String, Value) {
-        (self.name().to_owned(), json!({ "$ref": format!("#/components/headers/{}", self.key()) }))
     }
 }
 
@@ -346,12 +144,8 @@ impl Operation {
             match responses.get_mut(&status.to_string()) {
                 // A page that has this status as well.
                 Some(page) => {
-                    let merge = |field: &str, page: &mut Value| {
-                        for (name, value) in described[field].as_object().into_iter().flatten() {
-                            page[field][name] = value.clone();
-                        }
-                    };
-                    merge("content", page);
+                    page["content"][problem::CONTENT_TYPE] =
+                        described["content"][problem::CONTENT_TYPE].clone();
                 }
                 None => {
                     responses.insert(status.to_string(), described);

@@ -73,9 +73,9 @@ fn item() -> Value {
         "required": ["sku", "quantity", "unit_price_cents"],
         "properties": {
             "sku": id_schema(),
-            "quantity": { "type": "integer", "description": "Without fraction, also where that is zero.",
+            "quantity": { "type": "integer",
                 "minimum": limits::QUANTITY_MIN, "maximum": limits::QUANTITY_MAX },
-            "unit_price_cents": { "type": "integer", "description": "Likewise.",
+            "unit_price_cents": { "type": "integer",
                 "minimum": limits::UNIT_PRICE_CENTS_MIN, "maximum": limits::UNIT_PRICE_CENTS_MAX },
         },
     })

@@ -206,6 +206,7 @@ fn an_order_fits_the_document_if_and_only_if_it_is_taken() {
         tried.push(order(|order| {
             order.pointer_mut(parent).unwrap().as_object_mut().unwrap().remove(name);
         }));
+        tried.push(set(field, json!(2.0)));
         tried.push(set(field, json!(1.5)));
     }
     for order in tried {
