@@ -157,6 +157,13 @@ pub(super) const METRICS: Operation = open(
     &[Answers { status: 200, means: "The metrics.", content: PLAIN, headers: &[] }],
 );
 
+pub(super) const ORDERS: Operation = open(
+    "orders",
+    "pages",
+    "A page to place orders by hand and watch what becomes of them",
+    &[Answers { status: 200, means: "The page.", content: HTML, headers: &[] }],
+);
+
 pub(super) const OPENAPI: Operation = open(
     "openapi",
     "pages",

@@ -29,6 +29,11 @@ const ASSETS: &[Asset] = &[
         text: include_str!("pages/style.css"),
     },
     Asset {
+        name: "orders.js",
+        content_type: "text/javascript; charset=utf-8",
+        text: include_str!("pages/orders.js"),
+    },
+    Asset {
         name: "docs.js",
         content_type: "text/javascript; charset=utf-8",
         text: include_str!("pages/docs.js"),
@@ -38,6 +43,11 @@ const ASSETS: &[Asset] = &[
 
 pub(super) fn asset_names() -> Vec<&'static str> {
     ASSETS.iter().map(|asset| asset.name).collect()
+}
+
+/// Where orders are placed by hand.
+pub(super) async fn orders() -> Response {
+    page(HTML, include_str!("pages/orders.html"))
 }
 
 /// The OpenAPI document, rendered.

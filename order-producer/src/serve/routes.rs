@@ -70,6 +70,7 @@ fn open() -> Vec<Route> {
         Route::new(Method::GET, "/livez", async || "alive\n", operations::LIVEZ),
         Route::new(Method::GET, "/readyz", readyz, operations::READYZ),
         Route::new(Method::GET, "/metrics", metrics, operations::METRICS),
+        Route::new(Method::GET, "/", pages::orders, operations::ORDERS),
         Route::new(Method::GET, "/openapi.json", openapi, operations::OPENAPI),
         Route::new(Method::GET, "/docs", pages::docs, operations::DOCS),
         Route::new(Method::GET, "/assets/{file}", pages::asset, operations::ASSET),

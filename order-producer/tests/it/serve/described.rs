@@ -110,7 +110,7 @@ fn is_of(path: &str, template: &str) -> bool {
 }
 
 #[test]
-fn the_document_is_served_and_its_page_needs_nothing_from_elsewhere() {
+fn the_document_is_served_and_the_pages_need_nothing_from_elsewhere() {
     let place = Place::new("openapi");
     let server = Server::start(&place);
     assert_eq!(
@@ -121,7 +121,7 @@ fn the_document_is_served_and_its_page_needs_nothing_from_elsewhere() {
     let policy = page.header("content-security-policy").unwrap();
     assert!(policy.contains("default-src 'none'") && !policy.contains("unsafe"), "{policy}");
     let mut files = 0;
-    for page in ["/docs"] {
+    for page in ["/", "/docs"] {
         let html = String::from_utf8(server.get(page).expect(200).body).unwrap();
         for quoted in html.split(['"', '\'']).skip(1).step_by(2) {
             assert!(!quoted.contains("//"), "{quoted} is elsewhere");
@@ -132,6 +132,6 @@ fn the_document_is_served_and_its_page_needs_nothing_from_elsewhere() {
         }
         assert!(!html.contains("<style") && !html.contains(" style="), "the policy forbids it");
     }
-    assert!(files >= 3);
+    assert!(files >= 6);
     server.get("/assets/nothing.js").problem(404, "not_found");
 }

@@ -72,7 +72,7 @@ fn bad_requests_of_all_kinds_are_problems_of_the_client_and_never_failures() {
     reason.problem(422, "invalid_order");
     server.get("/v1/orders").problem(400, "invalid_query");
     server.get("/v1/orders?customer_id=c&cursor=x").problem(400, "invalid_query");
-    server.get("/").problem(404, "not_found");
+    server.get("/nothing").problem(404, "not_found");
     server.get("/v1/orders/").problem(404, "not_found");
     let patch = request("PATCH", &order).send(address);
     assert!(patch.header("allow").is_some_and(|allow| allow.contains("PUT")), "{patch:?}");
