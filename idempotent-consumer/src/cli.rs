@@ -73,6 +73,14 @@ impl KafkaArgs {
     }
 }
 
+/// What to do about an error whose own text does not say: the database's user lacks a right.
+pub fn advice(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
+    (crate::failure::sqlstate(error)? == "42501").then_some(
+        "the database's user lacks a right: grant it this program's role (docs/security.md), or use \
+         the tables' owner. If the table is new, `migrate` of this version gives the roles their rights",
+    )
+}
+
 /// One `-X name=value`. `Debug` does not print the value.
 #[derive(Clone)]
 pub struct Property {

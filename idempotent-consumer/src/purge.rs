@@ -49,6 +49,12 @@ pub enum PurgeError {
     /// PostgreSQL cannot be reached or refuses.
     #[error("database: {0}")]
     Database(#[from] sqlx::Error),
+    /// The database's user does not own the tables.
+    #[error(
+        "the database's user {0} does not own the claims, and who may empty a range of them can have \
+         everything applied again; purge as the user that runs `migrate`"
+    )]
+    NotOwner(String),
     /// A transaction that does not know of the purge does not end.
     #[error("a batch that began before the purge is still open after {} s; nothing was purged", .0.as_secs())]
     OldBatch(Duration),
@@ -127,25 +133,36 @@ pub(crate) async fn adopt(
 /// What [`purge`] would take now.
 ///
 /// # Errors
-/// The database does not answer.
+/// The database does not answer, or its user is not the claims' owner.
 pub async fn preview(
     connection: &mut PgConnection,
     window: Duration,
-) -> Result<Vec<Purgeable>, sqlx::Error> {
+) -> Result<Vec<Purgeable>, PurgeError> {
+    check_owner(connection).await?;
     let cutoff = retention::cutoff(connection, window, MARGIN).await?;
-    retention::purgeable(connection, cutoff).await
+    Ok(retention::purgeable(connection, cutoff).await?)
+}
+
+/// Before anything is recorded: from then on claims count as gone.
+async fn check_owner(connection: &mut PgConnection) -> Result<(), PurgeError> {
+    match retention::stranger(connection).await? {
+        Some(user) => Err(PurgeError::NotOwner(user)),
+        None => Ok(()),
+    }
 }
 
 /// Takes the claims that are older than a window that was [checked](check_window). `announce` is
 /// told beforehand what goes.
 ///
 /// # Errors
-/// The database does not answer. What is done stays done, and a further purge goes on.
+/// The database's user is not the claims' owner, or the database does not answer: then what is done
+/// stays done, and a further purge goes on.
 pub async fn purge(
     connection: &mut PgConnection,
     window: Duration,
     announce: impl FnOnce(&[Purgeable]),
 ) -> Result<Purged, PurgeError> {
+    check_owner(connection).await?;
     adopt(connection, window).await?;
     let cutoff = retention::cutoff(connection, window, MARGIN).await?;
     retention::record_purge(connection, cutoff).await?;

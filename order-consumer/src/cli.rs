@@ -249,6 +249,9 @@ pub fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
+            if let Some(advice) = idempotent_consumer::cli::advice(error.as_ref()) {
+                eprintln!("{advice}");
+            }
             ExitCode::from(if error.is::<WrongUse>() { 2 } else { 1 })
         }
     }

@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::Args;
 use idempotent_consumer::migrate;
 use sqlx::PgPool;
@@ -44,7 +45,30 @@ pub(crate) async fn run(args: MigrateArgs) -> anyhow::Result<ExitCode> {
     for migration in missing {
         eprintln!("applied {migration}");
     }
+    let left_out = grant_rights(&pool).await.context("the programs' roles")?;
+    if !left_out.is_empty() {
+        eprint!("{}", without_roles(&left_out));
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Gives each program's role its rights; returns the roles that are missing and that this user may
+/// not make.
+async fn grant_rights(pool: &PgPool) -> Result<Vec<String>, sqlx::Error> {
+    sqlx::query_scalar("SELECT grant_order_pipeline_rights()").fetch_all(pool).await
+}
+
+fn without_roles(missing: &[String]) -> String {
+    let mut text = format!(
+        "left out: the roles {}, since this database user may not create roles. Nothing else needs \
+         them: the programs work as the tables' owner. To have them, let somebody who may\n",
+        missing.join(", ")
+    );
+    for role in missing {
+        text.push_str(&format!("  CREATE ROLE {role} NOLOGIN;\n"));
+    }
+    text.push_str("and run `order-consumer migrate` again, which gives them their rights\n");
+    text
 }
 
 /// The migrations that the database lacks.

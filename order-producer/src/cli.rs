@@ -233,6 +233,9 @@ pub fn run() -> Exit {
     let result = App::start(cli.command.workers()).and_then(|app| dispatch(&app, cli.command));
     result.unwrap_or_else(|error| {
         crate::output::say!("error: {error:#}");
+        if let Some(advice) = idempotent_consumer::cli::advice(error.as_ref()) {
+            crate::output::say!("{advice}");
+        }
         if error.is::<WrongUse>() { Exit::WrongUse } else { Exit::Failed }
     })
 }

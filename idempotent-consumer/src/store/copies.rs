@@ -200,31 +200,15 @@ pub(crate) async fn dead_again(
 }
 
 /// Kafka refuses a row of the outbox for good. If it is a redrive, the row goes and its dead letter
-/// is opened again, as if that number had never been: should an earlier try of the record be in the
-/// log after all, it counts. Returns whether it was a redrive.
+/// is opened again. Returns whether it was a redrive. In the migration `0013_rights`.
 pub(crate) async fn refused(
     connection: &mut PgConnection,
     outbox_id: i64,
     reason: &str,
 ) -> Result<bool, sqlx::Error> {
-    sqlx::query_scalar(
-        r"
-        WITH gone AS (
-            DELETE FROM outbox WHERE id = $1 AND redrive_of IS NOT NULL RETURNING redrive_of
-        ), opened AS (
-            UPDATE dead_letters
-               SET state = 'open',
-                   redrive_count = redrive_count - 1,
-                   state_changed_at = clock_timestamp(),
-                   state_reason = 'its redrive could not be published: ' || $2
-              FROM gone
-             WHERE dlq_id = gone.redrive_of AND state = 'redriven'
-        )
-        SELECT EXISTS (SELECT FROM gone)
-        ",
-    )
-    .bind(outbox_id)
-    .bind(reason)
-    .fetch_one(connection)
-    .await
+    sqlx::query_scalar("SELECT reopen_refused_redrive($1, $2)")
+        .bind(outbox_id)
+        .bind(reason)
+        .fetch_one(connection)
+        .await
 }

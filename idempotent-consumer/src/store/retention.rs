@@ -20,6 +20,19 @@ pub struct Purgeable {
     pub bytes: i64,
 }
 
+/// The user of this session, if it is not the owner of the claims.
+pub(crate) async fn stranger(connection: &mut PgConnection) -> Result<Option<String>, sqlx::Error> {
+    sqlx::query_scalar(
+        r"
+        SELECT current_user::text
+          FROM pg_class
+         WHERE oid = 'processed_messages'::regclass AND NOT pg_has_role(relowner, 'USAGE')
+        ",
+    )
+    .fetch_optional(connection)
+    .await
+}
+
 /// What is recorded of the window.
 pub(crate) async fn recorded_window(
     connection: &mut PgConnection,

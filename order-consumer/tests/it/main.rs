@@ -17,6 +17,7 @@ mod purge;
 mod rebalance;
 mod redrive;
 mod retries;
+mod roles;
 mod sabotage;
 mod servers;
 mod support;

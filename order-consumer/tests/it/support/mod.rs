@@ -10,6 +10,7 @@ pub(crate) mod pipes;
 pub(crate) mod poll;
 pub(crate) mod proxy;
 pub(crate) mod stacks;
+pub(crate) mod users;
 pub(crate) mod world;
 
 use std::path::Path;

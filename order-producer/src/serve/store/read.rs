@@ -132,13 +132,9 @@ async fn read_fates(
     }
     sqlx::query(
         r"
-        SELECT claim.message_id, claim.outcome, letter.error_code, letter.error_message
-          FROM processed_messages AS claim
-               LEFT JOIN dead_letters AS letter
-                      ON letter.message_id = claim.message_id
-                     AND letter.consumer_group = claim.consumer_group
-                     AND claim.outcome = 'dead_lettered'
-         WHERE claim.message_id = ANY($1)
+        SELECT message_id, outcome, error_code, error_message
+          FROM message_outcomes
+         WHERE message_id = ANY($1)
         ",
     )
     .bind(ids)

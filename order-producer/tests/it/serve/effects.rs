@@ -14,7 +14,7 @@ use super::client::request;
 use super::server::{Place, Server, tea, wait};
 
 /// Applies everything there is.
-fn consume(place: &Place) -> Summary {
+pub(crate) fn consume(place: &Place) -> Summary {
     wait(async {
         let mut config =
             EngineConfig::new(KafkaSettings::new(&place.servers), &place.topic, &place.topic);
@@ -27,7 +27,7 @@ fn consume(place: &Place) -> Summary {
 }
 
 /// The auditor's word on it.
-fn audit(place: &Place) -> AuditReport {
+pub(crate) fn audit(place: &Place) -> AuditReport {
     let config = AuditConfig {
         kafka: KafkaSettings::new(&place.servers),
         topic: place.topic.clone(),
@@ -42,7 +42,7 @@ fn audit(place: &Place) -> AuditReport {
     wait(audit::audit(&config, &database, &mut projection, |_| {})).unwrap()
 }
 
-fn path(order: &Value) -> String {
+pub(crate) fn path(order: &Value) -> String {
     format!("/v1/orders/{}", order["order_id"].as_str().unwrap())
 }
 

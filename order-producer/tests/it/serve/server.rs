@@ -92,6 +92,17 @@ impl Place {
         });
     }
 
+    /// The SQLSTATE with which the database refuses the statement; `None` if it does not.
+    pub(crate) fn refusal(&self, statement: &str) -> Option<String> {
+        let statement = AssertSqlSafe(statement.to_owned());
+        wait(async {
+            let pool = PgPool::connect(&self.database_url).await.unwrap();
+            let error = sqlx::raw_sql(statement).execute(&pool).await.err();
+            pool.close().await;
+            Some(error?.as_database_error()?.code()?.into_owned())
+        })
+    }
+
     /// Waits until nothing waits to be published.
     pub(crate) fn wait_published(&self) {
         eventually("the outbox is empty", || {
