@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
+use idempotent_consumer::cli::LogArgs;
 use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use tracing_subscriber::EnvFilter;
 
 use crate::{migrate, run};
 
@@ -21,6 +21,9 @@ Every option is also a variable, shown with it. Data goes to stdout, progress an
 (RUST_LOG sets how much). Exit codes: 0 done, 1 failed, 2 wrong use."
 )]
 struct Cli {
+    #[command(flatten)]
+    log: LogArgs,
+
     #[command(subcommand)]
     command: Command,
 }
@@ -116,16 +119,7 @@ pub fn main() -> ExitCode {
             return ExitCode::from(code);
         }
     };
-    let filter =
-        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,sqlx=error"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(
-            std::env::var_os("NO_COLOR").is_none()
-                && std::io::IsTerminal::is_terminal(&std::io::stderr()),
-        )
-        .init();
+    cli.log.start("info,sqlx=error");
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

@@ -59,16 +59,14 @@ async fn grant_rights(pool: &PgPool) -> Result<Vec<String>, sqlx::Error> {
 }
 
 fn without_roles(missing: &[String]) -> String {
-    let mut text = format!(
+    let create: String =
+        missing.iter().flat_map(|role| ["  CREATE ROLE ", role, " NOLOGIN;\n"]).collect();
+    format!(
         "left out: the roles {}, since this database user may not create roles. Nothing else needs \
-         them: the programs work as the tables' owner. To have them, let somebody who may\n",
+         them: the programs work as the tables' owner. To have them, let somebody who may\n\
+         {create}and run `order-consumer migrate` again, which gives them their rights\n",
         missing.join(", ")
-    );
-    for role in missing {
-        text.push_str(&format!("  CREATE ROLE {role} NOLOGIN;\n"));
-    }
-    text.push_str("and run `order-consumer migrate` again, which gives them their rights\n");
-    text
+    )
 }
 
 /// The migrations that the database lacks.

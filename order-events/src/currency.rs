@@ -25,7 +25,7 @@ impl Currency {
 
     /// The codes of all currencies, in their order.
     pub fn codes() -> impl Iterator<Item = &'static str> {
-        ACTIVE.iter().map(|code| text_of(code))
+        ACTIVE.iter().map(text_of)
     }
 
     /// The code.

@@ -200,7 +200,7 @@ pub(crate) async fn dead_again(
 }
 
 /// Kafka refuses a row of the outbox for good. If it is a redrive, the row goes and its dead letter
-/// is opened again. Returns whether it was a redrive. In the migration `0013_rights`.
+/// is opened again. Returns whether it was a redrive. In the migration `0014_rights`.
 pub(crate) async fn refused(
     connection: &mut PgConnection,
     outbox_id: i64,
