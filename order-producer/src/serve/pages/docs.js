@@ -115,12 +115,17 @@ const render = (doc) => {
       el('h3', {}, name), ...prose(schema.description), properties(schema)));
   }
   document.getElementById('docs').replaceChildren(...out);
+  openLinked();
+};
+
+const openLinked = () => {
   const linked = location.hash && document.getElementById(location.hash.slice(1));
   if (linked) {
     linked.open = true;
     linked.scrollIntoView();
   }
 };
+window.addEventListener('hashchange', openLinked);
 
 fetch('/openapi.json')
   .then((answer) => (answer.ok ? answer.json() : Promise.reject(new Error(`status ${answer.status}`))))
