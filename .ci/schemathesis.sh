@@ -39,6 +39,7 @@ children+=($!)
 
 # serve ARGUMENT …: starts the gateway and sets `address`. Examples are to be judged, not to be limited.
 serve() {
+  : >"$scratch/serve.log" # it is read at once
   target/debug/order-producer serve --listen 127.0.0.1:0 --rate-per-address 0 --rate-per-key 0 "$@" \
     2>"$scratch/serve.log" &
   gateway=$!
