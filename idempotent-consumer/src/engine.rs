@@ -438,6 +438,14 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lanes<H, D> {
                 }
             }
             Event::Fatal(why) => shared.fail("kafka".to_owned(), why),
+            Event::Denied { what, why } => {
+                if shared.health.set(what, why.as_str()) {
+                    tracing::warn!("kafka: {why}");
+                }
+            }
+            Event::Reading => {
+                shared.health.clear("acl");
+            }
             Event::Brokers(Some(why)) => {
                 if shared.health.set("kafka", why.as_str()) {
                     tracing::warn!("kafka: {why}");

@@ -47,6 +47,7 @@ mod registry;
 mod server;
 mod shared;
 mod stack;
+mod tools;
 mod user;
 mod watchdog;
 
@@ -60,4 +61,5 @@ pub use registry::check_name;
 pub use server::Server;
 pub use shared::{Endpoints, shared};
 pub use stack::Stack;
+pub use tools::Certificate;
 pub use watchdog::Watchdog;

@@ -1,10 +1,15 @@
 //! Topics: are they there, with how many partitions, and making the missing ones.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use rdkafka::ClientContext;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
-use rdkafka::producer::{BaseProducer, Producer};
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::ConsumerContext;
+use rdkafka::error::KafkaError;
+use rdkafka::producer::{BaseProducer, DeliveryResult, Producer, ProducerContext};
 use rdkafka::types::RDKafkaErrorCode;
 
 use super::raw;
@@ -24,6 +29,29 @@ pub enum AdminError {
         /// How long it was tried.
         seconds: u64,
         /// What the client said.
+        reason: String,
+    },
+    /// Brokers are there and turn this client away.
+    #[error(
+        "Kafka at {servers} turns this client away: {reason}; look at security.protocol, sasl.mechanism, \
+         sasl.username, sasl.password and ssl.ca.location, and whether the broker's certificate has \
+         expired"
+    )]
+    TurnedAway {
+        /// Brokers, as configured.
+        servers: String,
+        /// What the client or the broker said.
+        reason: String,
+    },
+    /// The client's principal may not even know whether the topic exists.
+    #[error(
+        "Kafka does not let this client see the topic {topic}: {reason}; give its principal an ACL for it \
+         (Read where it reads, Write where it publishes)"
+    )]
+    Denied {
+        /// The topic.
+        topic: String,
+        /// What the broker said.
         reason: String,
     },
     /// A broker refused.
@@ -53,11 +81,57 @@ pub enum Ensured {
     Created,
 }
 
+/// Why brokers turned the client away last. The client itself goes on trying, and tells whoever asks
+/// it something of a timeout only.
+///
+/// What else it has to say, of each attempt, is for who looks for it: the errors of the calls tell the
+/// outcome.
+#[derive(Default)]
+pub(super) struct Complaints {
+    last: Mutex<Option<String>>,
+}
+
+impl Complaints {
+    fn take(&self) -> Option<String> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl ClientContext for Complaints {
+    fn log(&self, _: RDKafkaLogLevel, facility: &str, text: &str) {
+        tracing::debug!(facility, text, "kafka client");
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "kafka client");
+        if is_about_credentials(&error) {
+            *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.to_owned());
+        }
+    }
+}
+
+impl ConsumerContext for Complaints {}
+
+impl ProducerContext for Complaints {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, _: &DeliveryResult<'_>, (): ()) {}
+}
+
+/// Whether a broker does not believe the client, or the client the broker.
+pub(super) fn is_about_credentials(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode as C;
+    matches!(
+        error.rdkafka_error_code(),
+        Some(C::Authentication | C::SaslAuthenticationFailed | C::SSL)
+    )
+}
+
 /// Asks about topics. All calls block: from async code use `spawn_blocking`.
 pub struct Topics {
     settings: KafkaSettings,
     // A producer handle has no group and costs no connection until it is asked something.
-    client: BaseProducer,
+    client: BaseProducer<Complaints>,
     timeout: Duration,
 }
 
@@ -67,12 +141,13 @@ impl Topics {
     /// # Errors
     /// The client refuses the settings.
     pub fn new(settings: &KafkaSettings, timeout: Duration) -> Result<Self, AdminError> {
-        let unusable = |error: rdkafka::error::KafkaError| AdminError::Unreachable {
+        let unusable = |error: KafkaError| AdminError::Unreachable {
             servers: settings.bootstrap_servers().to_owned(),
             seconds: 0,
             reason: error.to_string(),
         };
-        let client = settings.producer_config().create().map_err(unusable)?;
+        let config = settings.producer_config();
+        let client = config.create_with_context(Complaints::default()).map_err(unusable)?;
         Ok(Self { settings: settings.clone(), client, timeout })
     }
 
@@ -86,12 +161,17 @@ impl Topics {
             .client()
             .fetch_metadata(Some(topic), self.timeout)
             .map_err(|e| self.unreachable(&e))?;
-        Ok(metadata
-            .topics()
-            .iter()
-            .find(|t| t.name() == topic && t.error().is_none())
-            .map(|t| t.partitions().len())
-            .filter(|count| *count > 0))
+        self.answered();
+        let Some(found) = metadata.topics().iter().find(|t| t.name() == topic) else {
+            return Ok(None);
+        };
+        match found.error().map(RDKafkaErrorCode::from) {
+            None => Ok(Some(found.partitions().len()).filter(|count| *count > 0)),
+            Some(code @ RDKafkaErrorCode::TopicAuthorizationFailed) => {
+                Err(AdminError::Denied { topic: topic.to_owned(), reason: code.to_string() })
+            }
+            Some(_) => Ok(None),
+        }
     }
 
     /// The id that Kafka gave this topic when it was created; `None` if it does not exist.
@@ -241,11 +321,23 @@ impl Topics {
         }
     }
 
-    pub(crate) fn unreachable(&self, error: &rdkafka::error::KafkaError) -> AdminError {
+    pub(crate) fn unreachable(&self, error: &KafkaError) -> AdminError {
         self.no_answer(error.to_string())
     }
 
+    /// What was said before counts no more.
+    fn answered(&self) {
+        self.client.poll(Duration::ZERO);
+        self.client.client().context().take();
+    }
+
     fn no_answer(&self, reason: String) -> AdminError {
+        // Only this has the client tell.
+        self.client.poll(Duration::from_millis(10));
+        if let Some(reason) = self.client.client().context().take() {
+            let servers = self.settings.bootstrap_servers().to_owned();
+            return AdminError::TurnedAway { servers, reason };
+        }
         AdminError::Unreachable {
             servers: self.settings.bootstrap_servers().to_owned(),
             seconds: self.timeout.as_secs(),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use super::admin::{AdminError, Topics};
+use super::admin::{AdminError, Complaints, Topics};
 use super::settings::KafkaSettings;
 
 /// Where a partition's log begins and ends, and what the group has committed.
@@ -21,7 +21,7 @@ pub(crate) struct PartitionFacts {
 pub(crate) struct Facts {
     pub(crate) topics: Topics,
     /// Has the group's id, so that it may ask for its offsets, and never joins.
-    group: BaseConsumer,
+    group: BaseConsumer<Complaints>,
     timeout: Duration,
 }
 
@@ -40,7 +40,7 @@ impl Facts {
             .consumer_config()
             .set("group.id", group)
             .set("enable.auto.commit", "false")
-            .create()
+            .create_with_context(Complaints::default())
             .map_err(unusable)?;
         Ok(Self { topics: Topics::new(settings, timeout)?, group, timeout })
     }

@@ -5,6 +5,7 @@
 //! anything flow. Work carries the epoch of its assignment, so what belongs to an earlier one has
 //! no effect.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
@@ -17,6 +18,7 @@ use rdkafka::types::RDKafkaErrorCode;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 
+use super::admin::is_about_credentials;
 use super::callbacks::{Callbacks, Note};
 use super::clock::ClockWatch;
 use super::queue::PartitionQueue;
@@ -38,6 +40,10 @@ pub(crate) enum Event {
     Disoriented(String),
     /// The client cannot go on.
     Fatal(String),
+    /// Brokers refuse to let us read, until an operator gives the client's principal the right.
+    Denied { what: &'static str, why: String },
+    /// Records or their end are read again, which were refused.
+    Reading,
     /// The brokers are (`None`) or are not reachable.
     Brokers(Option<String>),
     /// Records that brokers hold and we have not consumed yet, by partition.
@@ -118,6 +124,7 @@ pub(crate) fn start(
         partitions: HashMap::new(),
         next_epoch: 1,
         closing: false,
+        denied: Cell::new(false),
     };
     std::thread::Builder::new()
         .name("kafka-consumer".to_owned())
@@ -141,6 +148,8 @@ struct Owner {
     partitions: HashMap<i32, Assigned>,
     next_epoch: u64,
     closing: bool,
+    /// Whether brokers refused records, and none was read since.
+    denied: Cell<bool>,
 }
 
 struct Assigned {
@@ -185,10 +194,14 @@ impl Owner {
             let wait = if self.is_seeking() { 10 } else { 50 };
             match self.consumer.poll(Duration::from_millis(wait)) {
                 Some(Ok(message)) => {
+                    self.reads();
                     let record = raw::record_of(&self.topic, &message, &mut self.scratch);
                     deliver(&self.consumer, &mut self.partitions, &self.topic, record);
                 }
-                Some(Err(KafkaError::PartitionEOF(partition))) => self.reached_end(partition),
+                Some(Err(KafkaError::PartitionEOF(partition))) => {
+                    self.reads();
+                    self.reached_end(partition);
+                }
                 Some(Err(error)) => self.heed(&error),
                 None => {}
             }
@@ -206,6 +219,13 @@ impl Owner {
     fn tell(&self, event: Event) {
         // The engine is gone only if the process is about to end.
         let _ = self.events.send(event);
+    }
+
+    /// What was denied is not any more.
+    fn reads(&self) {
+        if self.denied.take() {
+            self.tell(Event::Reading);
+        }
     }
 
     fn is_seeking(&self) -> bool {
@@ -331,7 +351,9 @@ impl Owner {
             }
             Note::Statistics(statistics) => self.read_statistics(&statistics),
             Note::Error(error, reason) => {
-                if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
+                if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown)
+                    || is_about_credentials(&error)
+                {
                     self.tell(Event::Brokers(Some(reason)));
                 } else if is_about_connections(&error) {
                     tracing::debug!(%error, reason, "kafka consumer");
@@ -385,6 +407,22 @@ impl Owner {
 
     fn heed(&self, error: &KafkaError) {
         use RDKafkaErrorCode as C;
+        let needs = |what: &str, name: &str| {
+            format!("{error}; give this client's principal the ACL Read on the {what} {name}")
+        };
+        match error.rdkafka_error_code() {
+            Some(C::TopicAuthorizationFailed) => {
+                self.denied.set(true);
+                let why = needs("topic", &self.settings.topic);
+                return self.tell(Event::Denied { what: "acl", why });
+            }
+            // In the place of the partitions that the group would have given us.
+            Some(C::GroupAuthorizationFailed) => {
+                let why = needs("group", &self.settings.group);
+                return self.tell(Event::Denied { what: "group", why });
+            }
+            _ => {}
+        }
         if let KafkaError::MessageConsumptionFatal(code) = error {
             self.tell(Event::Fatal(code.to_string()));
             return;

@@ -19,5 +19,6 @@ mod redrive;
 mod retries;
 mod roles;
 mod sabotage;
+mod secure;
 mod servers;
 mod support;

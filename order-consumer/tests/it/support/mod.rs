@@ -9,6 +9,7 @@ pub(crate) mod load;
 pub(crate) mod pipes;
 pub(crate) mod poll;
 pub(crate) mod proxy;
+pub(crate) mod secure;
 pub(crate) mod stacks;
 pub(crate) mod users;
 pub(crate) mod world;
