@@ -103,6 +103,7 @@ pub mod outcome;
 mod phases;
 pub mod pipe;
 pub mod plan;
+pub mod pooler;
 pub mod purge;
 pub mod redrive;
 mod relay;

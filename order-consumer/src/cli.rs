@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use idempotent_consumer::KafkaSettings;
 use idempotent_consumer::cli::{KafkaArgs, LogArgs};
+use idempotent_consumer::{KafkaSettings, pooler};
 use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
@@ -155,17 +155,25 @@ impl DatabaseArgs {
     pub(crate) async fn pool(&self) -> anyhow::Result<PgPool> {
         let options = self.options()?.application_name("order-consumer");
         let place = format!("{}:{}", options.get_host(), options.get_port());
-        PgPoolOptions::new()
+        let pool = PgPoolOptions::new()
             .max_connections(4)
             .acquire_timeout(std::time::Duration::from_secs(10))
-            .connect_with(options)
+            .connect_with(options.clone())
             .await
             .with_context(|| {
                 format!(
                     "no connection to PostgreSQL at {place}; is it running, and are --database-url \
                      or DATABASE_URL right?"
                 )
-            })
+            })?;
+        Self::check_pooler(&options).await?;
+        Ok(pool)
+    }
+
+    /// Refuses a pooler through which statements of others could be run in the place of ours.
+    pub(crate) async fn check_pooler(options: &PgConnectOptions) -> anyhow::Result<()> {
+        let place = || format!("PostgreSQL at {}:{}", options.get_host(), options.get_port());
+        pooler::check(options).await.with_context(place)
     }
 
     /// The same, once the database is found to have this version's tables.

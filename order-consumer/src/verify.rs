@@ -64,6 +64,7 @@ pub async fn run(args: VerifyArgs) -> anyhow::Result<ExitCode> {
         examples: audit::DEFAULT_EXAMPLES,
     };
     let database = args.database.options()?;
+    DatabaseArgs::check_pooler(&database).await?;
     let mut shown = Shown::new();
     let mut projection = OrderProjection::default();
     let report =

@@ -46,6 +46,7 @@ use clap::Args;
 use clap::builder::BoolishValueParser;
 use idempotent_consumer::cli::{KafkaArgs, parse_duration};
 use idempotent_consumer::outbox::Relay;
+use idempotent_consumer::pooler;
 use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use tokio::net::TcpListener;
@@ -254,7 +255,8 @@ impl DatabaseArgs {
         let options = options.application_name("order-producer");
         let place = format!("{}:{}", options.get_host(), options.get_port());
         let nodelay = options.clone();
-        PgPoolOptions::new()
+        let asked = options.clone();
+        let pool = PgPoolOptions::new()
             .max_connections(self.database_connections)
             .acquire_timeout(Duration::from_secs(5))
             .after_connect(move |_, _| {
@@ -268,6 +270,8 @@ impl DatabaseArgs {
                     "no connection to PostgreSQL at {place}; is it running, and are --database-url \
                      or DATABASE_URL right?"
                 )
-            })
+            })?;
+        pooler::check(&asked).await.with_context(|| format!("PostgreSQL at {place}"))?;
+        Ok(pool)
     }
 }

@@ -13,6 +13,7 @@ mod log;
 mod notifications;
 mod pipe;
 mod poison;
+mod pooler;
 mod purge;
 mod rebalance;
 mod redrive;
