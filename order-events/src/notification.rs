@@ -175,7 +175,7 @@ mod tests {
         assert!(refused("900", "\"900\"").contains("expected i64"));
         assert!(refused("EUR", "EURO").starts_with("invalid_field /currency"));
         assert!(refused("\"status\"", "\"other\"").contains("missing field `status`"));
-        assert!(refused("{", "").starts_with("invalid_json"));
+        assert!(refused("}", "").starts_with("invalid_json"));
         assert_eq!(OrderNotification::decode(None).unwrap_err().code(), "tombstone");
         assert_eq!(OrderNotification::decode(Some(b"")).unwrap_err().code(), "empty_value");
     }
