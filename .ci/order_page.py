@@ -90,6 +90,10 @@ class Browser:
         self.complaints = []
         self.size(1200, 1000)
 
+    def end(self):
+        """Else Chromium outlives its driver."""
+        ask(self.session, method="DELETE")
+
     def post(self, path, **body):
         return ask(f"{self.session}/{path}", body)["value"]
 
@@ -193,6 +197,8 @@ def main():
             sys.stderr.write("".join(log.readlines()[-40:]))
             raise
         finally:
+            if browser:
+                browser.end()
             for child in children:
                 child.terminate()
             for child in children:
