@@ -68,6 +68,14 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// What the migration 0013 made of the keys that waited, `SELECT encode(substr(sha256('c-17'), 1,
+    /// 16), 'hex')::uuid`: another value, and a key would overtake itself.
+    #[test]
+    fn a_key_has_the_hash_that_the_database_gave_it() {
+        let hash = KeyHash::of(b"c-17").0.to_string();
+        assert_eq!(hash, "fcf0a2b6-e3b2-d0a7-69cb-bf8cc4c039ef");
+    }
+
     fn key(n: u8) -> KeyHash {
         KeyHash::of(&[n])
     }
