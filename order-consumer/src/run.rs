@@ -9,7 +9,7 @@ use clap::Args;
 use clap::builder::BoolishValueParser;
 use idempotent_consumer::cli::{KafkaArgs, parse_duration};
 use idempotent_consumer::identity::IdMode;
-use idempotent_consumer::publish::{Ensured, Topics};
+use idempotent_consumer::publish::Topics;
 use idempotent_consumer::{Backoff, Engine, EngineConfig, EngineError, Summary};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -205,11 +205,7 @@ pub(crate) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
 /// Makes sure of a topic that the handler publishes to, as the engine does of its own.
 async fn prepare_topic(config: &EngineConfig, topic: &str) -> anyhow::Result<()> {
     let topics = Topics::new(&config.kafka, Duration::from_secs(15))?;
-    if config.create_topics {
-        if topics.ensure(topic, config.partitions).await? == Ensured::Created {
-            tracing::info!(topic, partitions = config.partitions, "topic created");
-        }
-    } else if topics.partitions(topic)?.is_none() {
+    if !topics.prepare(topic, config.partitions, config.create_topics).await? {
         return Err(EngineError::TopicMissing(topic.to_owned()).into());
     }
     Ok(())

@@ -199,7 +199,7 @@ impl Topics {
     ///
     /// # Errors
     /// No broker answers in time, or one refuses.
-    pub(crate) async fn prepare(
+    pub async fn prepare(
         &self,
         topic: &str,
         partitions: usize,
