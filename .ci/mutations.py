@@ -209,8 +209,8 @@ MUTATIONS = [
         "claims-copied-whatever-was-there",
         "a COPY of claims that met one that was there counts as won",
         [(ENGINE + "store/claims.rs",
-          "    Ok(insert_new(connection, into, copy).await?.then_some(result))\n",
-          "    insert_new(connection, into, copy).await?;\n"
+          "    Ok(insert_new(connection, into, &fresh, encode).await?.then_some(result))\n",
+          "    insert_new(connection, into, &fresh, encode).await?;\n"
           "    Ok(Some(result))\n")],
         (CONSUMER_TESTS, "in_batches_of_any_size_duplicates_are_found_whether_they_were_seen_or_not"),
     ),

@@ -78,15 +78,21 @@ def committed():
     return {order: float(at) for order, at in (row.split("|") for row in rows.splitlines())}
 
 
-def measure(rate, seconds, folder):
-    answers = list(attack(rate, seconds, folder))
-    good = [answer for answer in answers if answer[0] == 201]
-    span = max(begun + latency for _, begun, latency, _ in answers) - min(answer[1] for answer in answers)
+def rows_of(good):
+    """When the row of each of these was committed, once all of them have one."""
     deadline = time.monotonic() + 60
     while not {order for *_, order in good} <= (rows := committed()).keys():
         if time.monotonic() > deadline:
             sys.exit("orders were answered 201 and have no row a minute later")
         time.sleep(0.5)
+    return rows
+
+
+def measure(rate, seconds, folder):
+    answers = list(attack(rate, seconds, folder))
+    good = [answer for answer in answers if answer[0] == 201]
+    span = max(begun + latency for _, begun, latency, _ in answers) - min(answer[1] for answer in answers)
+    rows = rows_of(good)
     to_row = [rows[order] - begun for _, begun, _, order in good]
     others = len(answers) - len(good)
     print("|", " | ".join([f"{rate}", f"{len(good) / span:.0f}", str(others), *quantiles(answer[2] for answer in good),
@@ -121,7 +127,8 @@ def main():
                     break
                 except OSError:
                     time.sleep(0.1)
-            list(attack(100, 3, pathlib.Path(folder)))  # connections, plans, topics
+            # Connections, plans, topics, and the consumer's way into its group.
+            rows_of([answer for answer in attack(100, 3, pathlib.Path(folder)) if answer[0] == 201])
             print("| asked orders/s | answered 201/s | others | answer p50 ms | p99 | most | POST to row p50 ms | p99 | most |")
             print("| ---: " * 9 + "|")
             others = [measure(rate, given.seconds, pathlib.Path(folder)) for rate in given.rates]

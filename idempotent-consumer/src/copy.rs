@@ -3,13 +3,15 @@
 //! savepoint makes the attempt undone and the caller takes the careful way.
 //!
 //! ```
-//! # use idempotent_consumer::copy::{BinaryRows, Optimism, insert_new};
+//! # use idempotent_consumer::copy::{BinaryRow, Optimism, insert_new};
 //! # async fn insert(connection: &mut sqlx::PgConnection, optimism: &Optimism) -> Result<(), sqlx::Error> {
-//! let mut rows = BinaryRows::of_columns(2);
-//! rows.row().value("a")?.value(500_i64)?;
-//! rows.row().value("b")?.value(700_i64)?;
-//! if optimism.is_due(2) && optimism.learns(insert_new(connection, "balances (account, cents)", rows).await?) {
-//!     return Ok(());
+//! let balances = [("a", 500_i64), ("b", 700)];
+//! if optimism.is_due(balances.len()) {
+//!     let into = "balances (account, cents)";
+//!     let encode = |row: &mut BinaryRow, (account, cents): &(&str, i64)| row.value(account)?.value(cents)?.ends();
+//!     if optimism.learns(insert_new(connection, into, &balances, encode).await?) {
+//!         return Ok(());
+//!     }
 //! }
 //! // … INSERT … ON CONFLICT …
 //! # Ok(())
@@ -35,27 +37,29 @@ const COPY_FROM: usize = 32;
 /// Attempts that are passed over after failures in a row, at most.
 const MAX_PAUSE: u32 = 64;
 
-/// Rows in PostgreSQL's binary COPY format, see
+/// A row in PostgreSQL's binary COPY format, see
 /// [its documentation](https://www.postgresql.org/docs/current/sql-copy.html).
 #[derive(Debug)]
-pub struct BinaryRows {
+pub struct BinaryRow {
+    /// What has not been sent yet: rows before this one, and this one as far as it has come.
     data: PgArgumentBuffer,
+    /// Where the row begins.
+    at: usize,
     columns: i16,
 }
 
-impl BinaryRows {
-    /// No rows yet. Each row is to be given as many values as there are columns.
-    pub fn of_columns(columns: i16) -> Self {
+impl BinaryRow {
+    fn new() -> Self {
         let mut data = PgArgumentBuffer::default();
         // The signature, no flags, no header extension.
         data.extend_from_slice(b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0");
-        Self { data, columns }
+        Self { data, at: 0, columns: 0 }
     }
 
-    /// Begins a row.
-    pub fn row(&mut self) -> &mut Self {
+    fn begins(&mut self) {
+        self.at = self.data.len();
+        self.columns = 0;
         self.data.extend_from_slice(&self.columns.to_be_bytes());
-        self
     }
 
     /// The row's next value. Its type has to be the column's: COPY converts nothing.
@@ -73,25 +77,39 @@ impl BinaryRows {
             let size = i32::try_from(size).map_err(|error| sqlx::Error::Encode(error.into()))?;
             self.data[at..at + size_of::<i32>()].copy_from_slice(&size.to_be_bytes());
         }
+        self.columns = self.columns.saturating_add(1);
         Ok(self)
+    }
+
+    /// The row has all its values.
+    ///
+    /// # Errors
+    /// None; a chain of values ends with what the function that encodes a row returns.
+    pub fn ends(&mut self) -> Result<(), sqlx::Error> {
+        let (at, columns) = (self.at, self.columns);
+        self.data[at..at + size_of::<i16>()].copy_from_slice(&columns.to_be_bytes());
+        Ok(())
     }
 }
 
 /// Inserts rows unless the table has one of them. `false` if it has, or takes no COPY: nothing was
-/// inserted then, and the transaction goes on. `into` is the table with its columns.
+/// inserted then, and the transaction goes on. `into` is the table with its columns, `encode` gives
+/// a row its values in the order of the columns. Rows are encoded as they are sent, so that they are
+/// never all in memory.
 ///
 /// The connection has to be in a transaction. Not cancel-safe: drop the connection with the future.
 ///
 /// # Errors
 /// Those of the database but a violated unique constraint. The transaction is over then, as after
 /// any error: a handler is to return it and write nothing more.
-pub async fn insert_new(
+pub async fn insert_new<T>(
     connection: &mut PgConnection,
     into: &str,
-    rows: BinaryRows,
+    rows: &[T],
+    encode: impl Fn(&mut BinaryRow, &T) -> Result<(), sqlx::Error>,
 ) -> Result<bool, sqlx::Error> {
     let mut savepoint = connection.begin().await?;
-    match insert(&mut savepoint, into, rows).await {
+    match insert(&mut savepoint, into, rows, encode).await {
         Ok(_) => {
             savepoint.commit().await?;
             Ok(true)
@@ -108,18 +126,32 @@ pub async fn insert_new(
 }
 
 /// Inserts rows. Not cancel-safe: drop the connection with the future.
-pub(crate) async fn insert(
+pub(crate) async fn insert<T>(
     connection: &mut PgConnection,
     into: &str,
-    mut rows: BinaryRows,
+    rows: &[T],
+    encode: impl Fn(&mut BinaryRow, &T) -> Result<(), sqlx::Error>,
 ) -> Result<u64, sqlx::Error> {
-    // The end of the data.
-    rows.data.extend_from_slice(&(-1_i16).to_be_bytes());
     let mut copy =
         connection.copy_in_raw(&format!("COPY {into} FROM STDIN (FORMAT binary)")).await?;
-    for chunk in rows.data.chunks(CHUNK) {
-        copy.send(chunk).await?;
+    let mut out = BinaryRow::new();
+    for row in rows {
+        out.begins();
+        if let Err(error) = encode(&mut out, row) {
+            copy.abort("a value could not be encoded").await?;
+            return Err(error);
+        }
+        if out.data.len() >= CHUNK {
+            let full = out.data.len() - out.data.len() % CHUNK;
+            for chunk in out.data[..full].chunks(CHUNK) {
+                copy.send(chunk).await?;
+            }
+            out.data.drain(..full);
+        }
     }
+    // The end of the data.
+    out.data.extend_from_slice(&(-1_i16).to_be_bytes());
+    copy.send(&out.data[..]).await?;
     // The server waits for the rest, with its locks, however long that takes.
     failpoint("consumer.inside_copy");
     copy.finish().await
@@ -171,8 +203,9 @@ mod tests {
 
     #[test]
     fn rows_are_as_the_format_has_them() {
-        let mut rows = BinaryRows::of_columns(2);
-        rows.row().value("ab").unwrap().value(None::<i64>).unwrap();
+        let mut rows = BinaryRow::new();
+        rows.begins();
+        rows.value("ab").unwrap().value(None::<i64>).unwrap().ends().unwrap();
         assert_eq!(
             rows.data.as_slice(),
             [&b"PGCOPY\n\xff\r\n\0"[..], &[0; 8], &[0, 2], &[0, 0, 0, 2], b"ab", &[0xff; 4]]

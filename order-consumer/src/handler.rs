@@ -13,13 +13,13 @@
 //! (the same order placed again), is not told.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 
-use idempotent_consumer::copy::{BinaryRows, Optimism, insert_new};
+use idempotent_consumer::copy::{BinaryRow, Optimism, insert_new};
 use idempotent_consumer::failure::FailureClass;
 use idempotent_consumer::{Answer, Context, Handler, HandlerError, Headers, Message, Outgoing};
 use order_events::{Cents, Item, OrderContent, OrderEvent, OrderNotification, Rejection, Status};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use sqlx::types::Json;
 use sqlx::types::time::OffsetDateTime;
 use sqlx::{Connection as _, PgConnection, Row};
@@ -120,12 +120,22 @@ enum Change {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
 enum Items<'b> {
-    Said(Vec<Line<'b>>),
+    Said(Lines<'b>),
     Stored(serde_json::Value),
 }
 
+/// The items of an event, each written as a [`Line`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Lines<'b>(&'b [Item]);
+
+impl Serialize for Lines<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.iter().map(Line::from))
+    }
+}
+
 /// An item as the column has it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Serialize)]
 struct Line<'b> {
     sku: &'b str,
     quantity: u32,
@@ -139,28 +149,22 @@ impl<'b> From<&'b Item> for Line<'b> {
     }
 }
 
-fn lines_of(content: &OrderContent) -> Vec<Line<'_>> {
-    content.items().iter().map(Line::from).collect()
-}
-
 /// The items as the column holds them.
 pub(crate) fn items_of(content: &OrderContent) -> serde_json::Value {
-    serde_json::json!(lines_of(content))
+    serde_json::json!(Lines(content.items()))
 }
 
 /// What a batch does, before it is written.
 #[derive(Debug, Default)]
 struct Effects<'b> {
     orders: HashMap<Uuid, Order<'b>>,
-    /// Orders and cents to add, by customer and currency; in order, so that two transactions
-    /// lock the same rows in the same order.
     totals: Totals<'b>,
     /// What is to be told of its events, in their order.
     notifications: Vec<Outgoing>,
 }
 
-/// By customer and currency.
-type Totals<'b> = BTreeMap<(Cow<'b, str>, Cow<'b, str>), (i64, i64)>;
+/// Orders and cents to add, by customer and currency.
+type Totals<'b> = HashMap<(Cow<'b, str>, Cow<'b, str>), (i64, i64)>;
 
 impl<'b> Effects<'b> {
     /// What a batch does to these orders, what there is to tell on this topic, and the answer to each
@@ -269,7 +273,7 @@ impl<'b> Order<'b> {
             status,
             currency: content.currency().as_str().into(),
             total_cents: content.total().get(),
-            items: Items::Said(lines_of(content)),
+            items: Items::Said(Lines(content.items())),
             placed_at: content.placed_at(),
             last_message_id: message_id,
             change,
@@ -286,7 +290,7 @@ impl<'b> Order<'b> {
             && self.total_cents == content.total().get()
             && stored_micros(self.placed_at) == stored_micros(content.placed_at())
             && match &self.items {
-                Items::Said(lines) => *lines == lines_of(content),
+                Items::Said(lines) => *lines == Lines(content.items()),
                 Items::Stored(items) => *items == items_of(content),
             }
     }
@@ -366,21 +370,20 @@ async fn copy_orders(
     if orders.is_empty() {
         return Ok(true);
     }
-    let mut rows = BinaryRows::of_columns(8);
-    for (id, order) in orders {
-        rows.row()
-            .value(*id)?
+    let into = "orders (order_id, customer_id, status, currency, total_cents, items, placed_at,
+                        last_message_id)";
+    let encode = |row: &mut BinaryRow, (id, order): &(Uuid, &Order<'_>)| {
+        row.value(*id)?
             .value(&*order.customer_id)?
             .value(order.status.as_str())?
             .value(&*order.currency)?
             .value(order.total_cents)?
             .value(Json(&order.items))?
             .value(order.placed_at)?
-            .value(order.last_message_id)?;
-    }
-    let into = "orders (order_id, customer_id, status, currency, total_cents, items, placed_at,
-                        last_message_id)";
-    insert_new(connection, into, rows).await
+            .value(order.last_message_id)?
+            .ends()
+    };
+    insert_new(connection, into, orders, encode).await
 }
 
 async fn insert_orders(
@@ -465,6 +468,9 @@ async fn add_totals(connection: &mut PgConnection, totals: &Totals<'_>) -> Resul
     if totals.is_empty() {
         return Ok(());
     }
+    // So that two transactions lock the same rows in the same order.
+    let mut totals: Vec<_> = totals.iter().collect();
+    totals.sort_unstable_by_key(|(customer_and_currency, _)| *customer_and_currency);
     sqlx::query(
         r"
         INSERT INTO customer_totals (customer_id, currency, orders, spent_cents)
@@ -475,10 +481,10 @@ async fn add_totals(connection: &mut PgConnection, totals: &Totals<'_>) -> Resul
                spent_cents = customer_totals.spent_cents + excluded.spent_cents
         ",
     )
-    .bind(totals.keys().map(|(customer, _)| &**customer).collect::<Vec<_>>())
-    .bind(totals.keys().map(|(_, currency)| &**currency).collect::<Vec<_>>())
-    .bind(totals.values().map(|(orders, _)| *orders).collect::<Vec<_>>())
-    .bind(totals.values().map(|(_, cents)| *cents).collect::<Vec<_>>())
+    .bind(totals.iter().map(|((customer, _), _)| &**customer).collect::<Vec<_>>())
+    .bind(totals.iter().map(|((_, currency), _)| &**currency).collect::<Vec<_>>())
+    .bind(totals.iter().map(|(_, (orders, _))| *orders).collect::<Vec<_>>())
+    .bind(totals.iter().map(|(_, (_, cents))| *cents).collect::<Vec<_>>())
     .execute(connection)
     .await?;
     Ok(())

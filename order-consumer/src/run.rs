@@ -47,7 +47,7 @@ pub(crate) struct RunArgs {
     concurrency: usize,
 
     /// Messages in a transaction, at most
-    #[arg(long, env = "ORDER_CONSUMER_BATCH_SIZE", default_value_t = 3000, value_parser = at_least_one, hide_env_values = true)]
+    #[arg(long, env = "ORDER_CONSUMER_BATCH_SIZE", default_value_t = 5000, value_parser = at_least_one, hide_env_values = true)]
     batch_size: usize,
 
     /// Bytes of records in a transaction, at most; a larger record goes alone

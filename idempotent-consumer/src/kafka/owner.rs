@@ -99,7 +99,7 @@ pub(crate) fn start(
         .set("statistics.interval.ms", "1000")
         .set("fetch.queue.backoff.ms", "10");
     for (name, value) in [
-        ("queued.max.messages.kbytes", "8192"),
+        ("queued.max.messages.kbytes", "2048"),
         ("fetch.max.bytes", "4194304"),
         // Of a partition, as compressed: what a fetch brings is unpacked all at once, past every
         // other bound. A larger batch comes alone.

@@ -7,7 +7,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::batch::LaneName;
-use crate::copy::{BinaryRows, Optimism, insert_new};
+use crate::copy::{BinaryRow, Optimism, insert_new};
 use crate::message::{Fingerprint, MessageId};
 use crate::outcome::ClaimResult;
 use crate::seen::Seen;
@@ -65,25 +65,26 @@ async fn copy(
         result.held = holders(connection, &lane.group, &ids).await?;
     }
     let LaneName { group, topic, partition, .. } = lane;
-    let mut copy = BinaryRows::of_columns(8);
-    for row in rows.iter().filter(|row| !result.held.contains_key(&MessageId(row.id))) {
-        copy.row()
-            .value(row.id)?
+    let is_fresh = |row: &&ClaimRow<'_>| !result.held.contains_key(&MessageId(row.id));
+    let fresh: Vec<&ClaimRow<'_>> = rows.iter().filter(is_fresh).collect();
+    if fresh.is_empty() {
+        return Ok(Some(result));
+    }
+    result.won = fresh.iter().map(|row| MessageId(row.id)).collect();
+    let into = r#"processed_messages
+        (message_id, "offset", batch_seq, partition, consumer_group, topic, outcome, fingerprint)"#;
+    let encode = |out: &mut BinaryRow, row: &&ClaimRow<'_>| {
+        out.value(row.id)?
             .value(row.offset)?
             .value(row.batch_seq)?
             .value(partition)?
             .value(group)?
             .value(topic)?
             .value(row.outcome)?
-            .value(row.fingerprint)?;
-        result.won.insert(MessageId(row.id));
-    }
-    if result.won.is_empty() {
-        return Ok(Some(result));
-    }
-    let into = r#"processed_messages
-        (message_id, "offset", batch_seq, partition, consumer_group, topic, outcome, fingerprint)"#;
-    Ok(insert_new(connection, into, copy).await?.then_some(result))
+            .value(row.fingerprint)?
+            .ends()
+    };
+    Ok(insert_new(connection, into, &fresh, encode).await?.then_some(result))
 }
 
 /// Two statements, never one: the snapshot of the first is older than the commit it waited for.

@@ -6,7 +6,7 @@ use sqlx::types::time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::time_of;
-use crate::copy::{self, BinaryRows};
+use crate::copy::{self, BinaryRow};
 use crate::handler::Outgoing;
 use crate::message::{MessageId, Record};
 use crate::outcome::Verdict;
@@ -80,12 +80,14 @@ pub(crate) async fn insert(
     group: &str,
     letters: &[NewDeadLetter<'_>],
 ) -> Result<(), sqlx::Error> {
-    let mut rows = BinaryRows::of_columns(18);
-    for letter in letters {
+    let into = r#"dead_letters
+        (dlq_id, message_id, original_id, event_type, topic, partition, "offset",
+         record_timestamp, key, value, headers, error_class, error_code, error_message, attempts,
+         first_failed_at, last_failed_at, consumer_group)"#;
+    let encode = |row: &mut BinaryRow, letter: &NewDeadLetter<'_>| {
         let NewDeadLetter { record, verdict, .. } = letter;
         let now = time_of(letter.now_ms);
-        rows.row()
-            .value(letter.dlq_id)?
+        row.value(letter.dlq_id)?
             .value(letter.message_id.0)?
             .value(letter.original_id.0)?
             // No text column takes a NUL, and a type is whatever a producer wrote.
@@ -103,12 +105,9 @@ pub(crate) async fn insert(
             .value(verdict.attempts.cast_signed())?
             .value(letter.first_failed_at.unwrap_or(now))?
             .value(now)?
-            .value(group)?;
-    }
-    let into = r#"dead_letters
-        (dlq_id, message_id, original_id, event_type, topic, partition, "offset",
-         record_timestamp, key, value, headers, error_class, error_code, error_message, attempts,
-         first_failed_at, last_failed_at, consumer_group)"#;
-    copy::insert(connection, into, rows).await?;
+            .value(group)?
+            .ends()
+    };
+    copy::insert(connection, into, letters, encode).await?;
     Ok(())
 }

@@ -3,7 +3,7 @@
 use sqlx::types::Json;
 use sqlx::{PgConnection, Row};
 
-use crate::copy::{self, BinaryRows};
+use crate::copy::{self, BinaryRow};
 use crate::handler::Outgoing;
 use crate::message::Headers;
 
@@ -21,18 +21,17 @@ pub(crate) async fn insert(
     records: &[Outgoing],
     may_omit_value: bool,
 ) -> Result<(), sqlx::Error> {
-    let mut rows = BinaryRows::of_columns(6);
-    for record in records {
-        rows.row()
-            .value(&record.topic)?
+    let into = "outbox (topic, partition, key, value, headers, may_omit_value)";
+    let encode = |row: &mut BinaryRow, record: &Outgoing| {
+        row.value(&record.topic)?
             .value(record.partition)?
             .value(record.key.as_deref())?
             .value(record.value.as_deref())?
             .value(Json(&record.headers))?
-            .value(may_omit_value)?;
-    }
-    let into = "outbox (topic, partition, key, value, headers, may_omit_value)";
-    copy::insert(connection, into, rows).await?;
+            .value(may_omit_value)?
+            .ends()
+    };
+    copy::insert(connection, into, records, encode).await?;
     Ok(())
 }
 

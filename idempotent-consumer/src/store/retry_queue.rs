@@ -12,7 +12,7 @@ use uuid::Uuid;
 pub(crate) use self::look_up::{Queued, look_up};
 use super::batch::LaneName;
 use super::time_of;
-use crate::copy::{self, BinaryRows};
+use crate::copy::{self, BinaryRow};
 use crate::deferral::KeyHash;
 use crate::failure::FailureClass;
 use crate::message::{Fingerprint, Headers, MessageId, PartitionKey, Record};
@@ -73,8 +73,12 @@ impl Changes<'_> {
         topic_id: &str,
         now_ms: i64,
     ) -> Result<(), sqlx::Error> {
-        let mut rows = BinaryRows::of_columns(19);
-        for Joining { record, id, fingerprint, failed } in &self.joining {
+        let into = r#"retry_queue
+            (consumer_group, topic, topic_id, partition, "offset", message_id, fingerprint,
+             record_timestamp_ms, key, key_hash, value, headers, attempts, next_attempt_at,
+             first_failed_at, last_failed_at, error_class, error_code, error_message)"#;
+        let encode = |row: &mut BinaryRow, joining: &Joining<'_>| {
+            let Joining { record, id, fingerprint, failed } = joining;
             let verdict = failed.as_ref().map(|failed| failed.verdict);
             let failed_at = failed.as_ref().map(|_| time_of(now_ms));
             let next_at = failed
@@ -82,8 +86,7 @@ impl Changes<'_> {
                 .map(|failed| time_of(now_ms.saturating_add(milliseconds(failed.next_in))));
             let headers = serde_json::to_string(&record.headers)
                 .map_err(|error| sqlx::Error::Encode(error.into()))?;
-            rows.row()
-                .value(&lane.group)?
+            row.value(&lane.group)?
                 .value(&lane.topic)?
                 .value(topic_id)?
                 .value(lane.partition)?
@@ -101,13 +104,10 @@ impl Changes<'_> {
                 .value(failed_at)?
                 .value(verdict.map(|verdict| verdict.class.as_str()))?
                 .value(verdict.map(|verdict| verdict.code.as_ref()))?
-                .value(verdict.map(|verdict| verdict.text.as_str()))?;
-        }
-        let into = r#"retry_queue
-            (consumer_group, topic, topic_id, partition, "offset", message_id, fingerprint,
-             record_timestamp_ms, key, key_hash, value, headers, attempts, next_attempt_at,
-             first_failed_at, last_failed_at, error_class, error_code, error_message)"#;
-        copy::insert(connection, into, rows).await?;
+                .value(verdict.map(|verdict| verdict.text.as_str()))?
+                .ends()
+        };
+        copy::insert(connection, into, &self.joining, encode).await?;
         Ok(())
     }
 
