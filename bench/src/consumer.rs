@@ -10,7 +10,7 @@ use tokio::process::Command;
 
 use crate::baseline::{Kind, Summary};
 use crate::contender::Run;
-use crate::stage::{Place, Shape, Stage};
+use crate::stage::{Ids, Place, Shape, Stage};
 
 /// How long a consumer may take in all.
 const PATIENCE: Duration = Duration::from_mins(30);
@@ -26,8 +26,12 @@ pub(crate) async fn run(
 }
 
 /// Works the topic off beside claims of earlier messages.
-pub(crate) async fn grown(stage: &Stage, claims: u64) -> anyhow::Result<Run> {
-    audited(stage.grown_place(claims).await?, stage.events, 4, 1).await
+pub(crate) async fn grown(stage: &Stage, claims: u64, ids: Ids, cold: bool) -> anyhow::Result<Run> {
+    let place = stage.grown_place(claims, ids).await?;
+    if cold {
+        stage.forget_pages().await?;
+    }
+    audited(place, stage.events, 4, 1).await
 }
 
 async fn audited(

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::baseline::Kind;
 use crate::peers::{self, Peer};
-use crate::stage::{Shape, Stage};
+use crate::stage::{Ids, Shape, Stage};
 use crate::usage::Usage;
 use crate::{ceiling, consumer, disturbed};
 
@@ -17,8 +17,8 @@ pub(crate) enum Contender {
     Copy { connections: u32 },
     /// The consumer.
     Consumer { shape: Shape, concurrency: u32, processes: u32 },
-    /// The consumer, with so many claims in the table before.
-    Grown { claims: u64 },
+    /// The consumer, with so many claims in the table before; perhaps nothing of it in memory.
+    Grown { claims: u64, ids: Ids, cold: bool },
     /// What people write by hand.
     Baseline { kind: Kind, workers: u32 },
     /// The consumer, to the end of the log, perhaps with one customer in ten refused.
@@ -63,8 +63,9 @@ impl Contender {
                 let name = std::iter::once("consumer".to_owned());
                 name.chain(parts.into_iter().flatten()).collect::<Vec<_>>().join(", ")
             }
-            Self::Grown { claims: 0 } => "no claims before".to_owned(),
-            Self::Grown { claims } => format!("{claims} claims before"),
+            Self::Grown { claims: 0, .. } => "no claims before".to_owned(),
+            Self::Grown { claims, cold: false, .. } => format!("{claims} claims before"),
+            Self::Grown { claims, cold: true, .. } => format!("{claims} claims before, cold"),
             Self::Baseline { kind: Kind::Read, .. } => "only reading".to_owned(),
             Self::Baseline { kind: Kind::OneByOne, workers: 1 } => {
                 "one message a transaction".to_owned()
@@ -82,7 +83,7 @@ impl Contender {
     pub(crate) fn is_ceiling(&self) -> bool {
         matches!(
             self,
-            Self::Copy { .. } | Self::Disturbed { refused: false } | Self::Grown { claims: 0 }
+            Self::Copy { .. } | Self::Disturbed { refused: false } | Self::Grown { claims: 0, .. }
         )
     }
 
@@ -92,7 +93,7 @@ impl Contender {
             Self::Consumer { shape, concurrency, processes } => {
                 consumer::run(stage, *shape, *concurrency, *processes).await
             }
-            Self::Grown { claims } => consumer::grown(stage, *claims).await,
+            Self::Grown { claims, ids, cold } => consumer::grown(stage, *claims, *ids, *cold).await,
             Self::Baseline { kind, workers } => consumer::baseline(stage, *kind, *workers).await,
             Self::Disturbed { refused } => disturbed::run(stage, *refused).await,
             Self::Peer(peer) => peers::run(stage, peer).await,

@@ -10,12 +10,13 @@ use local_stack::programs::Program;
 use sqlx::{AssertSqlSafe, Executor as _, PgConnection};
 
 use crate::contender::Run;
-use crate::stage::{Place, Shape, Stage};
+use crate::stage::{Ids, Place, Shape, Stage};
 
 const PATIENCE: Duration = Duration::from_mins(10);
 const POLL: Duration = Duration::from_millis(50);
 /// Customers are c-0 to c-999.
-const SHAPE: Shape = Shape { partitions: 6, duplicates: 0, poison: 0, customers: 1000 };
+const SHAPE: Shape =
+    Shape { partitions: 6, duplicates: 0, poison: 0, customers: 1000, ids: Ids::Seven };
 /// One customer in ten; or nobody, since no id ends so.
 const FAILING: &str = "%7";
 const NOBODY: &str = "%nobody";

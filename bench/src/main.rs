@@ -29,7 +29,7 @@ use crate::produce::ProduceOptions;
 use crate::purge::PurgeOptions;
 use crate::report::Report;
 use crate::rolling::RollingOptions;
-use crate::stage::{Shape, Stage, Violated, on_stage};
+use crate::stage::{Ids, Shape, Stage, Violated, on_stage};
 
 /// Measures the consumer against what the database can take, on a stack of its own
 #[derive(Parser)]
@@ -58,6 +58,13 @@ enum Command {
         /// How many claims; besides, none
         #[arg(long, value_delimiter = ',', default_value = "1000000,10000000")]
         claims: Vec<u64>,
+        /// Version of the UUIDs of messages and orders, and of the claims before
+        #[arg(long, value_enum, default_value = "7")]
+        id_version: Ids,
+        /// Also with nothing of the claims in memory: PostgreSQL is started anew, and the system
+        /// gives up the pages of its files
+        #[arg(long)]
+        cold: bool,
     },
     /// Publish, beside Kafka's own ProducerPerformance
     Produce(ProduceOptions),
@@ -123,9 +130,14 @@ async fn run(command: &Command) -> anyhow::Result<()> {
     let (options, contenders) = match command {
         Command::Drain(options) => (options, drain()),
         Command::Disturbed(options) => (options, disturbed()),
-        Command::Growth { options, claims } => {
-            let claims = std::iter::once(0).chain(claims.iter().copied());
-            (options, claims.map(|claims| Contender::Grown { claims }).collect())
+        Command::Growth { options, claims, id_version: ids, cold } => {
+            let grown = |claims, cold| Contender::Grown { claims, ids: *ids, cold };
+            let mut contenders = vec![grown(0, false)];
+            for claims in claims {
+                contenders.push(grown(*claims, false));
+                contenders.extend(cold.then(|| grown(*claims, true)));
+            }
+            (options, contenders)
         }
         Command::Peers { options, peers } => {
             let folder = peers

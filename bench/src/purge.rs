@@ -9,7 +9,7 @@ use sqlx::{Connection as _, PgConnection};
 use tokio::sync::oneshot;
 
 use crate::Format;
-use crate::stage::{Shape, Stage, on_stage, succeed};
+use crate::stage::{Ids, Shape, Stage, on_stage, succeed};
 
 /// Between the batches beside.
 const PACE: Duration = Duration::from_millis(25);
@@ -105,7 +105,7 @@ async fn measure(stage: &Stage, options: &PurgeOptions) -> anyhow::Result<Purged
     let place = stage.place(Shape::default()).await?;
     let mut connection = place.connect().await?;
     // All in one or two weeks.
-    place.fill(claims, dead_letters, [60, 59]).await?;
+    place.fill(claims, dead_letters, [60, 59], Ids::Seven).await?;
     sqlx::query(FILL_DEAD_LETTERS).execute(&mut connection).await?;
     sqlx::query("CHECKPOINT").execute(&mut connection).await?;
     eprintln!("batches run alone, then beside the purge");

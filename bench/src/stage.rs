@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use clap::ValueEnum as _;
+use clap::ValueEnum;
 use idempotent_consumer::publish::Topics;
 use idempotent_consumer::{KafkaSettings, nodelay};
 use local_stack::{Options, Stack, programs};
@@ -30,11 +30,32 @@ pub(crate) struct Shape {
     pub(crate) poison: u32,
     /// Keys.
     pub(crate) customers: u32,
+    pub(crate) ids: Ids,
 }
 
 impl Default for Shape {
     fn default() -> Self {
-        Self { partitions: 6, duplicates: 0, poison: 0, customers: 10_000 }
+        Self { partitions: 6, duplicates: 0, poison: 0, customers: 10_000, ids: Ids::Seven }
+    }
+}
+
+/// Version of the UUIDs of messages and orders.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, ValueEnum)]
+pub(crate) enum Ids {
+    /// Random
+    #[value(name = "4")]
+    Four,
+    /// Rising with the time
+    #[value(name = "7")]
+    Seven,
+}
+
+impl Ids {
+    fn version(self) -> &'static str {
+        match self {
+            Self::Four => "4",
+            Self::Seven => "7",
+        }
     }
 }
 
@@ -112,13 +133,14 @@ impl Stage {
         if let Some(topic) = topics.get(&shape) {
             return Ok(topic.clone());
         }
-        let Shape { partitions, duplicates, poison, customers } = shape;
-        let topic = format!("orders-{partitions}-{duplicates}-{poison}-{customers}");
+        let Shape { partitions, duplicates, poison, customers, ids } = shape;
+        let ids = ids.version();
+        let topic = format!("orders-{partitions}-{duplicates}-{poison}-{customers}-{ids}");
         self.ensure_topic(&topic, partitions).await?;
         let mut load = self.command("order-producer");
         load.env("ORDERS_TOPIC", &topic)
             .args(["load", "--seed", "7", "--orders", &self.events.to_string()])
-            .args(["--customers", &customers.to_string()])
+            .args(["--customers", &customers.to_string(), "--id-version", ids])
             .args(["--duplicates", &duplicates.to_string()])
             .args(["--poison", &poison.to_string()]);
         succeed(load, "order-producer load").await?;
@@ -150,10 +172,9 @@ impl Stage {
         Ok(topic)
     }
 
-    /// The same as [`Stage::place`], with claims of the last 25 days in the table, by ids of
-    /// version 7.
-    pub(crate) async fn grown_place(&self, claims: u64) -> anyhow::Result<Place<'_>> {
-        let topic = self.topic(Shape::default()).await?;
+    /// The same as [`Stage::place`], with claims of the last 25 days in the table.
+    pub(crate) async fn grown_place(&self, claims: u64, ids: Ids) -> anyhow::Result<Place<'_>> {
+        let topic = self.topic(Shape { ids, ..Shape::default() }).await?;
         if claims == 0 {
             return self.place_for(topic).await;
         }
@@ -161,13 +182,26 @@ impl Stage {
         let template = format!("grown_{claims}");
         if !grown.contains(&claims) {
             let mut place = self.place_for(topic.clone()).await?;
-            place.fill(i64::try_from(claims)?, 0, [25, 0]).await?;
+            place.fill(i64::try_from(claims)?, 0, [25, 0], ids).await?;
             self.admin(&format!("ALTER DATABASE {} RENAME TO {template}", place.database)).await?;
             place.database.clone_from(&template);
             grown.insert(claims);
         }
         drop(grown);
         self.place_like(topic, Some(&template)).await
+    }
+
+    /// Starts PostgreSQL anew, and has the system give up what it holds of its files.
+    pub(crate) async fn forget_pages(&self) -> anyhow::Result<()> {
+        self.admin("CHECKPOINT").await?;
+        tokio::task::block_in_place(|| self.stack.postgres().terminate())?;
+        succeed(Command::new("sync"), "sync").await?;
+        let mut find = Command::new("find");
+        find.arg(self.stack.folder())
+            .args(["-type", "f", "-size", "+64k", "-exec", "dd", "if={}", "iflag=nocache"])
+            .args(["count=0", "status=none", ";"]);
+        succeed(find, "find").await?;
+        Ok(tokio::task::block_in_place(|| self.stack.postgres().start())?)
     }
 
     async fn place_for(&self, topic: String) -> anyhow::Result<Place<'_>> {
@@ -217,7 +251,9 @@ impl Stage {
     ) -> anyhow::Result<Place<'_>> {
         let number = self.numbers.fetch_add(1, Relaxed);
         let database = format!("run_{number}");
-        let template = template.map(|it| format!(" TEMPLATE {it}")).unwrap_or_default();
+        // Files are copied; to log all of their pages would take longer.
+        let template = template.map(|it| format!(" TEMPLATE {it} STRATEGY FILE_COPY"));
+        let template = template.unwrap_or_default();
         self.admin(&format!("CREATE DATABASE {database}{template}")).await?;
         let (server, _) = self.stack.database_url().rsplit_once('/').context("no database")?;
         let url = format!("{server}/{database}");
@@ -279,20 +315,21 @@ impl Place<'_> {
         consumer
     }
 
-    /// Writes claims of earlier messages, the first so many days ago and the last so many, by ids of
-    /// version 7.
+    /// Writes claims of earlier messages, the first so many days ago and the last so many.
     /// `dead_letters`: how many of them are claimed as such.
     pub(crate) async fn fill(
         &self,
         claims: i64,
         dead_letters: i64,
         [first, last]: [i32; 2],
+        ids: Ids,
     ) -> anyhow::Result<()> {
         const FILL: &str = r#"
             INSERT INTO processed_messages
                    (message_id, "offset", batch_seq, processed_at, partition, consumer_group, topic,
                     outcome, fingerprint)
-            SELECT uuidv7(age), n, n / 1000, now() + age, 0, 'earlier', 'earlier',
+            SELECT CASE WHEN $5 THEN uuidv7(age) ELSE uuidv4() END, n, n / 1000, now() + age, 0,
+                   'earlier', 'earlier',
                    CASE WHEN n <= $2 THEN 'dead_lettered' ELSE 'applied' END,
                    '\x01'::bytea || sha256(n::text::bytea)
               FROM (SELECT n, make_interval(days => -$3) + n * make_interval(days => $3 - $4) / $1
@@ -306,6 +343,7 @@ impl Place<'_> {
             .bind(dead_letters)
             .bind(first)
             .bind(last)
+            .bind(ids == Ids::Seven)
             .execute(&mut connection)
             .await?;
         sqlx::query("VACUUM (ANALYZE) processed_messages").execute(&mut connection).await?;

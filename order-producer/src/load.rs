@@ -25,7 +25,7 @@ use crate::Exit;
 use crate::cli::{App, Connection, Format, WrongUse};
 use crate::session::{Ends, Flow, Outcome, Session};
 use manifest::{Entry, Kind, Manifest};
-use orders::Synth;
+use orders::{IdVersion, Synth};
 use plan::{Original, Plan, PlanError, Shares, Step};
 use progress::Progress;
 
@@ -108,6 +108,16 @@ pub struct LoadArgs {
     )]
     lifecycle: f64,
 
+    /// Version of the UUIDs that messages and orders get
+    #[arg(
+        long,
+        value_name = "VERSION",
+        env = "ORDER_PRODUCER_ID_VERSION",
+        hide_env_values = true,
+        default_value = "7"
+    )]
+    id_version: IdVersion,
+
     /// Seed of everything that is random; a random one by default, printed at the end
     #[arg(long, value_name = "S", env = "ORDER_PRODUCER_SEED", hide_env_values = true)]
     seed: Option<u64>,
@@ -163,7 +173,8 @@ pub(crate) fn run(args: &LoadArgs, app: &App) -> anyhow::Result<Exit> {
     let settings = connection.settings()?;
     connection.prepare_topic(app, &settings)?;
     let mut session = connection.session(app, &settings)?;
-    let synth = Synth::new(seed, OffsetDateTime::now_utc(), args.customers, &connection.source);
+    let synth = Synth::new(seed, OffsetDateTime::now_utc(), args.customers, &connection.source)
+        .ids(args.id_version);
     let mut tally = Tally {
         manifest: args.manifest.as_deref().map(Manifest::create).transpose()?,
         progress: Progress::new(args.orders),

@@ -1,5 +1,6 @@
 //! Synthetic orders and their status events, from the seed and a number alone.
 
+use clap::ValueEnum;
 use order_events::{
     Cents, Currency, CustomerId, Envelope, Item, OrderContent, OrderEvent, Reason, Sku,
     StatusChange, encode,
@@ -30,12 +31,30 @@ pub(super) struct Synth<'a> {
     start_ms: u64,
     customers: u64,
     source: &'a str,
+    ids: IdVersion,
+}
+
+/// Which ids messages and orders get.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum IdVersion {
+    /// Random
+    #[value(name = "4")]
+    Four,
+    /// Rising with the time
+    #[default]
+    #[value(name = "7")]
+    Seven,
 }
 
 impl<'a> Synth<'a> {
     pub(super) fn new(seed: u64, start: OffsetDateTime, customers: u64, source: &'a str) -> Self {
         let start_ms = u64::try_from(start.unix_timestamp_nanos() / 1_000_000).unwrap_or(0);
-        Self { seed, start_ms, customers, source }
+        Self { seed, start_ms, customers, source, ids: IdVersion::default() }
+    }
+
+    /// With ids of that version.
+    pub(super) fn ids(self, ids: IdVersion) -> Self {
+        Self { ids, ..self }
     }
 
     /// `order.placed` of the order with this number.
@@ -121,13 +140,18 @@ impl<'a> Synth<'a> {
             .expect("1 to 8 items of a few euros, placed now")
     }
 
-    /// A version 7 UUID: rising with the number, so that a database's index grows at its end, and
-    /// the same whenever it is made again.
+    /// The same whenever it is made again. Version 7 rises with the number, so that a database's
+    /// index grows at its end.
     fn id(&self, index: u64, random: &mut Random) -> Uuid {
+        const VARIANT: u64 = 0b10 << 62;
+        if self.ids == IdVersion::Four {
+            let head = random.next() & !0xf000 | 0x4000;
+            return Uuid::from_u64_pair(head, VARIANT | random.next() >> 2);
+        }
         let ms = self.ms(index) & 0xffff_ffff_ffff;
         let counter = index % IDS_PER_MS;
         let tail = random.next() >> 2;
-        Uuid::from_u64_pair((ms << 16) | 0x7000 | counter, (0b10 << 62) | tail)
+        Uuid::from_u64_pair((ms << 16) | 0x7000 | counter, VARIANT | tail)
     }
 
     fn ms(&self, index: u64) -> u64 {
@@ -223,6 +247,22 @@ mod tests {
             assert_eq!((id.get_version_num(), id.get_variant()), (7, uuid::Variant::RFC4122));
             last = id;
         }
+    }
+
+    #[test]
+    fn ids_of_version_4_are_random_and_the_same_every_time() {
+        let synth = Synth::new(7, START, 100, "/test").ids(IdVersion::Four);
+        let ids = |index| {
+            let (_, entry) = synth.order(index, Kind::Order);
+            [entry.id.unwrap(), entry.order.unwrap()]
+        };
+        let all: Vec<Uuid> = (0..1000).flat_map(ids).collect();
+        assert_eq!(all, (0..1000).flat_map(ids).collect::<Vec<_>>());
+        assert_eq!(all.iter().collect::<std::collections::HashSet<_>>().len(), all.len());
+        assert!(!all.is_sorted());
+        let of_version_4 =
+            |id: &Uuid| (id.get_version_num(), id.get_variant()) == (4, uuid::Variant::RFC4122);
+        assert!(all.iter().all(of_version_4));
     }
 
     #[test]
