@@ -34,6 +34,12 @@ pub(crate) async fn grown(stage: &Stage, claims: u64, ids: Ids, cold: bool) -> a
     audited(place, stage.events, 4, 1).await
 }
 
+/// Works the topic off with a setting of PostgreSQL.
+pub(crate) async fn tuned(stage: &Stage, setting: Option<&str>) -> anyhow::Result<Run> {
+    stage.tune(setting).await?;
+    run(stage, Shape::default(), 4, 1).await
+}
+
 async fn audited(
     place: Place<'_>,
     events: u64,

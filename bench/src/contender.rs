@@ -19,6 +19,8 @@ pub(crate) enum Contender {
     Consumer { shape: Shape, concurrency: u32, processes: u32 },
     /// The consumer, with so many claims in the table before; perhaps nothing of it in memory.
     Grown { claims: u64, ids: Ids, cold: bool },
+    /// The consumer, with a setting of PostgreSQL, such as `wal_compression=pglz`; `None`: as it comes.
+    Tuned { setting: Option<String> },
     /// What people write by hand.
     Baseline { kind: Kind, workers: u32 },
     /// The consumer, to the end of the log, perhaps with one customer in ten refused.
@@ -66,6 +68,8 @@ impl Contender {
             Self::Grown { claims: 0, .. } => "no claims before".to_owned(),
             Self::Grown { claims, cold: false, .. } => format!("{claims} claims before"),
             Self::Grown { claims, cold: true, .. } => format!("{claims} claims before, cold"),
+            Self::Tuned { setting: None } => "PostgreSQL as it comes".to_owned(),
+            Self::Tuned { setting: Some(setting) } => setting.clone(),
             Self::Baseline { kind: Kind::Read, .. } => "only reading".to_owned(),
             Self::Baseline { kind: Kind::OneByOne, workers: 1 } => {
                 "one message a transaction".to_owned()
@@ -83,7 +87,10 @@ impl Contender {
     pub(crate) fn is_ceiling(&self) -> bool {
         matches!(
             self,
-            Self::Copy { .. } | Self::Disturbed { refused: false } | Self::Grown { claims: 0, .. }
+            Self::Copy { .. }
+                | Self::Disturbed { refused: false }
+                | Self::Grown { claims: 0, .. }
+                | Self::Tuned { setting: None }
         )
     }
 
@@ -94,6 +101,7 @@ impl Contender {
                 consumer::run(stage, *shape, *concurrency, *processes).await
             }
             Self::Grown { claims, ids, cold } => consumer::grown(stage, *claims, *ids, *cold).await,
+            Self::Tuned { setting } => consumer::tuned(stage, setting.as_deref()).await,
             Self::Baseline { kind, workers } => consumer::baseline(stage, *kind, *workers).await,
             Self::Disturbed { refused } => disturbed::run(stage, *refused).await,
             Self::Peer(peer) => peers::run(stage, peer).await,

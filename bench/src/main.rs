@@ -66,6 +66,19 @@ enum Command {
         #[arg(long)]
         cold: bool,
     },
+    /// Work off a topic with one of PostgreSQL's settings after the other
+    Settings {
+        #[command(flatten)]
+        options: Options,
+        /// Settings, as name=value; besides, none
+        #[arg(
+            long = "setting",
+            value_name = "NAME=VALUE",
+            value_parser = parse_setting,
+            default_values = SETTINGS
+        )]
+        settings: Vec<String>,
+    },
     /// Publish, beside Kafka's own ProducerPerformance
     Produce(ProduceOptions),
     /// From the producer's hand to the commit, without backlog
@@ -109,6 +122,27 @@ struct Options {
     output: Format,
 }
 
+/// What is often recommended, one by one. All of them keep what is committed, except the last: it
+/// loses the latest transactions in a crash of the machine.
+const SETTINGS: [&str; 8] = [
+    "shared_buffers=2GB",
+    "max_wal_size=8GB",
+    "checkpoint_timeout=15min",
+    "wal_buffers=64MB",
+    "wal_compression=pglz",
+    "commit_delay=1000",
+    "autovacuum_vacuum_cost_limit=2000",
+    "synchronous_commit=off",
+];
+
+fn parse_setting(text: &str) -> Result<String, String> {
+    let is_name = |name: &str| name.chars().all(|c| c.is_ascii_alphanumeric() || "_.".contains(c));
+    match text.split_once('=') {
+        Some((name, value)) if is_name(name) && !value.contains('\'') => Ok(text.to_owned()),
+        _ => Err("expected name=value, such as max_wal_size=8GB".to_owned()),
+    }
+}
+
 #[derive(Clone, Copy, ValueEnum)]
 enum Format {
     Table,
@@ -138,6 +172,10 @@ async fn run(command: &Command) -> anyhow::Result<()> {
                 contenders.extend(cold.then(|| grown(*claims, true)));
             }
             (options, contenders)
+        }
+        Command::Settings { options, settings } => {
+            let settings = std::iter::once(None).chain(settings.iter().cloned().map(Some));
+            (options, settings.map(|setting| Contender::Tuned { setting }).collect())
         }
         Command::Peers { options, peers } => {
             let folder = peers

@@ -191,6 +191,22 @@ impl Stage {
         self.place_like(topic, Some(&template)).await
     }
 
+    /// Starts PostgreSQL anew with this setting (`name=value`), and no other of ours.
+    pub(crate) async fn tune(&self, setting: Option<&str>) -> anyhow::Result<()> {
+        self.admin("ALTER SYSTEM RESET ALL").await?;
+        if let Some(setting) = setting {
+            let (name, value) = setting.split_once('=').with_context(|| setting.to_owned())?;
+            self.admin(&format!("ALTER SYSTEM SET {name} = '{value}'"))
+                .await
+                .context(setting.to_owned())?;
+        }
+        tokio::task::block_in_place(|| {
+            self.stack.postgres().terminate()?;
+            self.stack.postgres().start()
+        })?;
+        Ok(())
+    }
+
     /// Starts PostgreSQL anew, and has the system give up what it holds of its files.
     pub(crate) async fn forget_pages(&self) -> anyhow::Result<()> {
         self.admin("CHECKPOINT").await?;
