@@ -1,9 +1,15 @@
 //! Command line arguments that any application of this library wants, for its `clap` parser.
 
+mod database;
+mod process;
+
 use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use crate::KafkaSettings;
+
+pub use database::{DatabaseArgs, DatabaseError, check_pooler, pool};
+pub use process::{SignalError, WrongUse, parse, run, stop_on_signals};
 
 /// How logs are written: to stderr, as much as `RUST_LOG` says.
 #[derive(Clone, Copy, Debug, clap::Args)]
@@ -128,4 +134,26 @@ pub fn parse_transaction_timeout(text: &str) -> Result<Duration, String> {
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text)
         .map_err(|error| format!("{error}; write a duration as 500ms, 30s, 5m or 7d"))
+}
+
+/// A share between 0 and 1.
+///
+/// # Errors
+/// The text is none; the message says so.
+pub fn parse_ratio(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(ratio) if (0.0..=1.0).contains(&ratio) => Ok(ratio),
+        _ => Err("must be a share between 0 and 1".to_owned()),
+    }
+}
+
+/// Says on stderr what `migrate` did: what [`Migrations::apply`](crate::migrate::Migrations::apply)
+/// returns.
+pub fn tell_applied(migrations: &[String]) {
+    if migrations.is_empty() {
+        eprintln!("the database is up to date");
+    }
+    for migration in migrations {
+        eprintln!("applied {migration}");
+    }
 }

@@ -104,6 +104,8 @@ mod phases;
 pub mod pipe;
 pub mod plan;
 pub mod pooler;
+#[cfg(feature = "probes")]
+pub mod probes;
 pub mod purge;
 pub mod redrive;
 mod relay;

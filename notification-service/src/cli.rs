@@ -3,11 +3,10 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
-use idempotent_consumer::cli::LogArgs;
+use idempotent_consumer::cli::{self, LogArgs};
 use sqlx::PgPool;
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::postgres::PgPoolOptions;
 
 use crate::{migrate, run};
 
@@ -38,16 +37,12 @@ enum Command {
 
 /// The database, and where in it.
 #[derive(Args, Clone)]
+#[command(mut_arg("database_url", |url| {
+    url.required(false).default_value("postgres://orders:orders@localhost:5432/orders")
+}))]
 pub(crate) struct DatabaseArgs {
-    /// PostgreSQL, as postgres://user:password@host:port/database
-    #[arg(
-        long,
-        env = "DATABASE_URL",
-        default_value = "postgres://orders:orders@localhost:5432/orders",
-        value_name = "URL",
-        hide_env_values = true
-    )]
-    database_url: String,
+    #[command(flatten)]
+    server: cli::DatabaseArgs,
 
     /// Schema of this service's tables; never that of the orders
     #[arg(
@@ -71,11 +66,6 @@ fn parse_schema(text: &str) -> Result<String, String> {
     }
 }
 
-/// A command line that parses but asks for something impossible: exit code 2.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}\n\nFor more information, try '--help'.")]
-pub(crate) struct WrongUse(pub(crate) String);
-
 impl DatabaseArgs {
     pub(crate) fn create_schema_sql(&self) -> String {
         format!("CREATE SCHEMA IF NOT EXISTS {}", self.schema)
@@ -84,62 +74,24 @@ impl DatabaseArgs {
     /// A pool whose sessions are in the schema, once a first connection has been made. The engine's
     /// connections take after it.
     pub(crate) async fn pool(&self) -> anyhow::Result<PgPool> {
-        let options = self.database_url.parse::<PgConnectOptions>().map_err(|error| {
-            // The URL holds a password, so it is not repeated.
-            WrongUse(format!(
-                "--database-url is not a URL of the form postgres://user:password@host:port/database: {error}"
-            ))
-        })?;
-        let options = options
-            .application_name("notification-service")
-            .options([("search_path", &self.schema)]);
-        let place = format!("{}:{}", options.get_host(), options.get_port());
-        PgPoolOptions::new()
-            .max_connections(4)
-            .acquire_timeout(Duration::from_secs(10))
-            .connect_with(options)
-            .await
-            .with_context(|| {
-                format!(
-                    "no connection to PostgreSQL at {place}; is it running, and are --database-url \
-                     or DATABASE_URL right?"
-                )
-            })
+        let options = self.server.options()?.application_name("notification-service");
+        let limits =
+            PgPoolOptions::new().max_connections(4).acquire_timeout(Duration::from_secs(10));
+        Ok(cli::pool(options.options([("search_path", &self.schema)]), limits).await?)
     }
 }
 
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match cli::parse::<Cli>() {
         Ok(cli) => cli,
-        Err(error) => {
-            let code = u8::try_from(error.exit_code()).unwrap_or(2);
-            // Nowhere to complain to if this fails.
-            let _ = error.print();
-            return ExitCode::from(code);
-        }
+        Err(code) => return code,
     };
     cli.log.start("info,sqlx=error");
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("error: cannot start the runtime: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    let done = runtime.block_on(async {
+    cli::run(async {
         match cli.command {
             Command::Run(args) => run::run(*args).await,
             Command::Migrate(args) => migrate::run(args).await,
         }
-    });
-    // A transaction, a server or a broker that hangs must not keep a process that is done.
-    runtime.shutdown_timeout(Duration::from_secs(1));
-    match done {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::from(if error.is::<WrongUse>() { 2 } else { 1 })
-        }
-    }
+    })
 }

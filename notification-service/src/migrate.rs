@@ -5,13 +5,10 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Args;
-use idempotent_consumer::migrate;
-use sqlx::PgPool;
-use sqlx::migrate::Migrator;
+use idempotent_consumer::cli::tell_applied;
+use idempotent_consumer::migrate::Migrations;
 
 use crate::cli::DatabaseArgs;
-
-const TRACKING_TABLE: &str = "_notification_migrations";
 
 /// Arguments of `migrate`.
 #[derive(Args)]
@@ -24,10 +21,10 @@ pub(crate) struct MigrateArgs {
     print_sql: bool,
 }
 
-fn notifications() -> Migrator {
-    let mut migrator = sqlx::migrate!("../migrations/notifications");
-    migrator.dangerous_set_table_name(TRACKING_TABLE);
-    migrator
+/// What this version's tables are made by.
+pub(crate) fn migrations() -> Migrations {
+    let notifications = sqlx::migrate!("../migrations/notifications");
+    Migrations::with(notifications, "_notification_migrations", "notification-service migrate")
 }
 
 /// Creates the schema if need be, and applies all migrations.
@@ -36,7 +33,7 @@ pub(crate) async fn run(args: MigrateArgs) -> anyhow::Result<ExitCode> {
     if args.print_sql {
         let schema = &args.database.schema;
         println!("{create};\nSET search_path = {schema};");
-        print!("{}{}", migrate::sql(&migrate::engine()), migrate::sql(&notifications()));
+        print!("{}", migrations().sql());
         return Ok(ExitCode::SUCCESS);
     }
     let pool = args.database.pool().await?;
@@ -45,23 +42,6 @@ pub(crate) async fn run(args: MigrateArgs) -> anyhow::Result<ExitCode> {
         .execute(&pool)
         .await
         .context("cannot create the schema; may this role create one in the database?")?;
-    let missing = pending(&pool).await?;
-    migrate::apply(&pool).await?;
-    notifications().run(&pool).await?;
-    if missing.is_empty() {
-        eprintln!("the database is up to date");
-    }
-    for migration in missing {
-        eprintln!("applied {migration}");
-    }
+    tell_applied(&migrations().apply(&pool).await?);
     Ok(ExitCode::SUCCESS)
-}
-
-/// The migrations that the database lacks.
-pub(crate) async fn pending(pool: &PgPool) -> anyhow::Result<Vec<String>> {
-    let mut connection = pool.acquire().await?;
-    let mut missing =
-        migrate::pending(&migrate::engine(), migrate::TRACKING_TABLE, &mut connection).await?;
-    missing.extend(migrate::pending(&notifications(), TRACKING_TABLE, &mut connection).await?);
-    Ok(missing)
 }

@@ -3,15 +3,15 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
 use clap::Args;
-use idempotent_consumer::cli::{KafkaArgs, parse_duration};
+use idempotent_consumer::cli::{
+    KafkaArgs, SignalError, WrongUse, parse_duration, parse_ratio, stop_on_signals,
+};
 use idempotent_consumer::{Backoff, Engine, EngineConfig, OneByOne};
 use lettre::message::Mailbox;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::{DatabaseArgs, WrongUse};
+use crate::cli::DatabaseArgs;
 use crate::decoder::NotificationDecoder;
 use crate::handler::Notifier;
 use crate::migrate;
@@ -107,16 +107,9 @@ fn parse_timeout(text: &str) -> Result<Duration, String> {
     }
 }
 
-fn parse_ratio(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(ratio) if (0.0..=1.0).contains(&ratio) => Ok(ratio),
-        _ => Err("must be a share between 0 and 1".to_owned()),
-    }
-}
-
 impl RunArgs {
     fn config(&self) -> anyhow::Result<EngineConfig> {
-        let kafka = self.kafka.settings().map_err(|error| WrongUse(error.to_string()))?;
+        let kafka = self.kafka.settings().map_err(WrongUse::from)?;
         let defaults = EngineConfig::new(kafka, &self.topic, &self.group);
         let dlq_topic = self.dlq_topic.clone().unwrap_or_else(|| defaults.dlq_topic.clone());
         if dlq_topic == self.topic {
@@ -146,16 +139,10 @@ pub(crate) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     let config = args.config()?;
     let server: Server =
         args.smtp_url.parse().map_err(|error| WrongUse(format!("--smtp-url: {error}")))?;
-    let stop = stop_on_signals()?;
+    let stop = stop()?;
     let pool = args.database.pool().await?;
-    let missing = migrate::pending(&pool).await?;
-    if !missing.is_empty() {
-        bail!(
-            "the schema {} lacks migrations ({}); run `notification-service migrate` first",
-            args.database.schema,
-            missing.join(", ")
-        );
-    }
+    let schema = format!("the schema {}", args.database.schema);
+    migrate::migrations().check(&pool, &schema).await?;
     tracing::info!("mails go by {server}");
     let notifier = Notifier {
         smtp: Smtp::new(server, args.smtp_timeout),
@@ -169,24 +156,11 @@ pub(crate) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// Fires on SIGTERM and ctrl-C. A second signal ends the process at once.
-fn stop_on_signals() -> anyhow::Result<CancellationToken> {
-    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
-    let stop = CancellationToken::new();
-    let fired = stop.clone();
-    tokio::spawn(async move {
-        for attempt in 0..2 {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-            if attempt == 1 {
-                eprintln!("second signal: ending at once; a mail under way is sent again");
-                std::process::exit(1);
-            }
-            tracing::info!("stopping: finishing the mails under way");
-            fired.cancel();
-        }
-    });
-    Ok(stop)
+fn stop() -> Result<CancellationToken, SignalError> {
+    let stopping = || tracing::info!("stopping: finishing the mails under way");
+    let at_once = || {
+        eprintln!("second signal: ending at once; a mail under way is sent again");
+        1
+    };
+    stop_on_signals(stopping, at_once)
 }

@@ -1,13 +1,13 @@
 //! The command line: what each command takes, and what its ends mean.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
-use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use idempotent_consumer::cli::{KafkaArgs, LogArgs};
-use idempotent_consumer::{KafkaSettings, pooler};
+use idempotent_consumer::KafkaSettings;
+use idempotent_consumer::cli::{self, KafkaArgs, LogArgs, WrongUse};
 use sqlx::PgPool;
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::postgres::PgPoolOptions;
 
 use crate::{accept, dlq, migrate, pipe, purge, retries, run, show, status, verify};
 
@@ -74,16 +74,12 @@ impl Command {
 
 /// The database.
 #[derive(Args, Clone)]
+#[command(mut_arg("database_url", |url| {
+    url.required(false).default_value("postgres://orders:orders@localhost:5432/orders")
+}))]
 pub struct DatabaseArgs {
-    /// PostgreSQL, as postgres://user:password@host:port/database
-    #[arg(
-        long,
-        env = "DATABASE_URL",
-        default_value = "postgres://orders:orders@localhost:5432/orders",
-        value_name = "URL",
-        hide_env_values = true
-    )]
-    pub database_url: String,
+    #[command(flatten)]
+    pub(crate) server: cli::DatabaseArgs,
 }
 
 /// The topics and the group.
@@ -135,59 +131,19 @@ pub struct OutputArgs {
     pub output: Format,
 }
 
-/// A command line that parses but asks for something impossible: exit code 2.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}\n\nFor more information, try '--help'.")]
-pub(crate) struct WrongUse(pub(crate) String);
-
 impl DatabaseArgs {
-    pub(crate) fn options(&self) -> anyhow::Result<PgConnectOptions> {
-        self.database_url.parse::<PgConnectOptions>().map_err(|error| {
-            // The URL holds a password, so it is not repeated.
-            WrongUse(format!(
-                "--database-url is not a URL of the form postgres://user:password@host:port/database: {error}"
-            ))
-            .into()
-        })
-    }
-
     /// A pool, once a first connection has been made.
     pub(crate) async fn pool(&self) -> anyhow::Result<PgPool> {
-        let options = self.options()?.application_name("order-consumer");
-        let place = format!("{}:{}", options.get_host(), options.get_port());
-        let pool = PgPoolOptions::new()
-            .max_connections(4)
-            .acquire_timeout(std::time::Duration::from_secs(10))
-            .connect_with(options.clone())
-            .await
-            .with_context(|| {
-                format!(
-                    "no connection to PostgreSQL at {place}; is it running, and are --database-url \
-                     or DATABASE_URL right?"
-                )
-            })?;
-        Self::check_pooler(&options).await?;
-        Ok(pool)
-    }
-
-    /// Refuses a pooler through which statements of others could be run in the place of ours.
-    pub(crate) async fn check_pooler(options: &PgConnectOptions) -> anyhow::Result<()> {
-        let place = || format!("PostgreSQL at {}:{}", options.get_host(), options.get_port());
-        pooler::check(options).await.with_context(place)
+        let options = self.server.options()?.application_name("order-consumer");
+        let limits =
+            PgPoolOptions::new().max_connections(4).acquire_timeout(Duration::from_secs(10));
+        Ok(cli::pool(options, limits).await?)
     }
 
     /// The same, once the database is found to have this version's tables.
     pub(crate) async fn migrated_pool(&self) -> anyhow::Result<PgPool> {
         let pool = self.pool().await?;
-        let missing = migrate::pending(&pool)
-            .await
-            .context("the database's tables do not fit this program")?;
-        if !missing.is_empty() {
-            anyhow::bail!(
-                "the database lacks migrations ({}); run `order-consumer migrate` first",
-                missing.join(", ")
-            );
-        }
+        migrate::migrations().check(&pool, "the database").await?;
         Ok(pool)
     }
 }
@@ -215,29 +171,17 @@ impl TopicArgs {
 
 /// The settings of `-b` and `-X`; a wrong one is wrong use.
 pub(crate) fn kafka_settings(args: &KafkaArgs) -> anyhow::Result<KafkaSettings> {
-    args.settings().map_err(|error| WrongUse(error.to_string()).into())
+    Ok(args.settings().map_err(WrongUse::from)?)
 }
 
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match cli::parse::<Cli>() {
         Ok(cli) => cli,
-        Err(error) => {
-            let code = u8::try_from(error.exit_code()).unwrap_or(2);
-            // Nowhere to complain to if this fails.
-            let _ = error.print();
-            return ExitCode::from(code);
-        }
+        Err(code) => return code,
     };
     cli.log.start(cli.command.default_log_filter());
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("error: cannot start the runtime: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    let done = runtime.block_on(async {
+    cli::run(async {
         match cli.command {
             Command::Run(args) => run::run(args).await,
             Command::Pipe(args) => pipe::run(args).await,
@@ -250,17 +194,5 @@ pub fn main() -> ExitCode {
             Command::Purge(args) => purge::run(args).await,
             Command::Verify(args) => verify::run(args).await,
         }
-    });
-    // A transaction or a broker that hangs must not keep a process that is done.
-    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
-    match done {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            if let Some(advice) = idempotent_consumer::cli::advice(error.as_ref()) {
-                eprintln!("{advice}");
-            }
-            ExitCode::from(if error.is::<WrongUse>() { 2 } else { 1 })
-        }
-    }
+    })
 }

@@ -6,7 +6,6 @@ pub mod cli;
 mod decoder;
 mod dlq;
 mod handler;
-mod http;
 mod migrate;
 mod order_facts;
 mod order_projection;

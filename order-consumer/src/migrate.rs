@@ -4,13 +4,11 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Args;
-use idempotent_consumer::migrate;
+use idempotent_consumer::cli::tell_applied;
+use idempotent_consumer::migrate::Migrations;
 use sqlx::PgPool;
-use sqlx::migrate::Migrator;
 
 use crate::cli::DatabaseArgs;
-
-const TRACKING_TABLE: &str = "_order_migrations";
 
 /// Arguments of `migrate`.
 #[derive(Args)]
@@ -23,28 +21,20 @@ pub(crate) struct MigrateArgs {
     print_sql: bool,
 }
 
-fn orders() -> Migrator {
-    let mut migrator = sqlx::migrate!("../migrations/orders");
-    migrator.dangerous_set_table_name(TRACKING_TABLE);
-    migrator
+/// What this version's tables are made by.
+pub(crate) fn migrations() -> Migrations {
+    let orders = sqlx::migrate!("../migrations/orders");
+    Migrations::with(orders, "_order_migrations", "order-consumer migrate")
 }
 
 /// Applies all migrations.
 pub(crate) async fn run(args: MigrateArgs) -> anyhow::Result<ExitCode> {
     if args.print_sql {
-        print!("{}{}", migrate::sql(&migrate::engine()), migrate::sql(&orders()));
+        print!("{}", migrations().sql());
         return Ok(ExitCode::SUCCESS);
     }
     let pool = args.database.pool().await?;
-    let missing = pending(&pool).await?;
-    migrate::apply(&pool).await?;
-    orders().run(&pool).await?;
-    if missing.is_empty() {
-        eprintln!("the database is up to date");
-    }
-    for migration in missing {
-        eprintln!("applied {migration}");
-    }
+    tell_applied(&migrations().apply(&pool).await?);
     let left_out = grant_rights(&pool).await.context("the programs' roles")?;
     if !left_out.is_empty() {
         eprint!("{}", without_roles(&left_out));
@@ -67,13 +57,4 @@ fn without_roles(missing: &[String]) -> String {
          {create}and run `order-consumer migrate` again, which gives them their rights\n",
         missing.join(", ")
     )
-}
-
-/// The migrations that the database lacks.
-pub(crate) async fn pending(pool: &PgPool) -> anyhow::Result<Vec<String>> {
-    let mut connection = pool.acquire().await?;
-    let mut missing =
-        migrate::pending(&migrate::engine(), migrate::TRACKING_TABLE, &mut connection).await?;
-    missing.extend(migrate::pending(&orders(), TRACKING_TABLE, &mut connection).await?);
-    Ok(missing)
 }

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use clap::Args;
 use clap::builder::BoolishValueParser;
-use idempotent_consumer::cli::{KafkaArgs, parse_duration, parse_transaction_timeout};
+use idempotent_consumer::cli::{KafkaArgs, WrongUse, parse_duration, parse_transaction_timeout};
 use idempotent_consumer::pipe::{Pipe, PipeConfig, PipeSummary};
 use serde::Serialize;
 
 use self::stage::OrderStage;
-use crate::cli::{Format, OutputArgs, WrongUse, kafka_settings};
+use crate::cli::{Format, OutputArgs, kafka_settings};
 use crate::output;
 use crate::run::{at_least_one, stop_on_signals};
 

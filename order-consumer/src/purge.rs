@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use anyhow::bail;
 use clap::Args;
-use idempotent_consumer::cli::{KafkaArgs, parse_duration};
+use idempotent_consumer::cli::{KafkaArgs, WrongUse, parse_duration};
 use idempotent_consumer::purge::{self, Purgeable, Purged};
 use serde::Serialize;
 
-use crate::cli::{DatabaseArgs, Format, OutputArgs, TopicArgs, WrongUse, kafka_settings};
+use crate::cli::{DatabaseArgs, Format, OutputArgs, TopicArgs, kafka_settings};
 use crate::output;
 
 /// How long each question to Kafka may take.

@@ -4,20 +4,19 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
 use clap::Args;
 use clap::builder::BoolishValueParser;
-use idempotent_consumer::cli::{KafkaArgs, parse_duration};
+use idempotent_consumer::cli::{
+    self, KafkaArgs, SignalError, WrongUse, parse_duration, parse_ratio,
+};
 use idempotent_consumer::identity::IdMode;
 use idempotent_consumer::publish::Topics;
-use idempotent_consumer::{Backoff, Engine, EngineConfig, EngineError, Summary};
-use tokio::signal::unix::{SignalKind, signal};
+use idempotent_consumer::{Backoff, Engine, EngineConfig, EngineError, Summary, probes};
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::{DatabaseArgs, Format, OutputArgs, TopicArgs, WrongUse, kafka_settings};
+use crate::cli::{DatabaseArgs, Format, OutputArgs, TopicArgs, kafka_settings};
 use crate::decoder::{OrderDecoder, UnknownType};
 use crate::handler::OrderHandler;
-use crate::{http, migrate};
 
 /// Arguments of `run`.
 #[derive(Args)]
@@ -133,13 +132,6 @@ pub(crate) fn at_least_one(text: &str) -> Result<usize, String> {
     }
 }
 
-fn parse_ratio(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(ratio) if (0.0..=1.0).contains(&ratio) => Ok(ratio),
-        _ => Err("must be a share between 0 and 1".to_owned()),
-    }
-}
-
 impl RunArgs {
     fn config(&self) -> anyhow::Result<EngineConfig> {
         if self.topics.topic == self.topics.dlq_topic {
@@ -176,14 +168,7 @@ impl RunArgs {
 pub(crate) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     let config = args.config()?;
     let stop = stop_on_signals()?;
-    let pool = args.database.pool().await?;
-    let missing = migrate::pending(&pool).await?;
-    if !missing.is_empty() {
-        bail!(
-            "the database lacks migrations ({}); run `order-consumer migrate` first",
-            missing.join(", ")
-        );
-    }
+    let pool = args.database.migrated_pool().await?;
     let decoder = OrderDecoder { unknown_type: args.unknown_type };
     let handler = match &args.notifications_topic {
         Some(topic) => {
@@ -193,11 +178,7 @@ pub(crate) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         None => OrderHandler::default(),
     };
     let engine = Engine::with_decoder(config, handler, decoder, pool);
-    let served = CancellationToken::new();
-    let http = http::serve(args.listen, engine.health(), served.clone()).await?;
-    let ended = engine.run(stop).await;
-    served.cancel();
-    let _ = tokio::time::timeout(Duration::from_secs(2), http).await;
+    let ended = probes::beside(args.listen, engine.health(), engine.run(stop)).await?;
     print_summary(&ended?, args.output.output)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -212,26 +193,13 @@ async fn prepare_topic(config: &EngineConfig, topic: &str) -> anyhow::Result<()>
 }
 
 /// Fires on SIGTERM and ctrl-C. A second signal ends the process at once.
-pub(crate) fn stop_on_signals() -> anyhow::Result<CancellationToken> {
-    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
-    let stop = CancellationToken::new();
-    let fired = stop.clone();
-    tokio::spawn(async move {
-        for attempt in 0..2 {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-            if attempt == 1 {
-                eprintln!("second signal: ending at once; what was not committed is read again");
-                std::process::exit(1);
-            }
-            tracing::info!("stopping: committing what is under way");
-            fired.cancel();
-        }
-    });
-    Ok(stop)
+pub(crate) fn stop_on_signals() -> Result<CancellationToken, SignalError> {
+    let stopping = || tracing::info!("stopping: committing what is under way");
+    let at_once = || {
+        eprintln!("second signal: ending at once; what was not committed is read again");
+        1
+    };
+    cli::stop_on_signals(stopping, at_once)
 }
 
 fn print_summary(summary: &Summary, format: Format) -> anyhow::Result<()> {

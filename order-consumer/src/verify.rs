@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use idempotent_consumer::audit::{self, AuditConfig, AuditReport, Progress, Stage};
-use idempotent_consumer::cli::{KafkaArgs, parse_duration};
+use idempotent_consumer::cli::{KafkaArgs, check_pooler, parse_duration};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::cli::{DatabaseArgs, Format, OutputArgs, TopicArgs, kafka_settings};
@@ -63,8 +63,8 @@ pub async fn run(args: VerifyArgs) -> anyhow::Result<ExitCode> {
         wait: args.wait,
         examples: audit::DEFAULT_EXAMPLES,
     };
-    let database = args.database.options()?;
-    DatabaseArgs::check_pooler(&database).await?;
+    let database = args.database.server.options()?;
+    check_pooler(&database).await?;
     let mut shown = Shown::new();
     let mut projection = OrderProjection::default();
     let report =

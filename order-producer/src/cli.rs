@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use clap::builder::BoolishValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use idempotent_consumer::KafkaSettings;
-use idempotent_consumer::cli::{KafkaArgs, LogArgs, parse_duration};
+use idempotent_consumer::cli::{KafkaArgs, LogArgs, WrongUse, parse_duration};
 use idempotent_consumer::publish::PublisherOptions;
 use order_events::EventKind;
 
@@ -163,11 +163,6 @@ pub(crate) fn parse_source(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// A command line that parses but asks for something impossible: exit code 2.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}\n\nFor more information, try '--help'.")]
-pub(crate) struct WrongUse(pub(crate) String);
-
 /// What every command needs of the process.
 pub(crate) struct App {
     pub(crate) runtime: tokio::runtime::Runtime,
@@ -181,14 +176,14 @@ impl App {
             .enable_all()
             .build()
             .context("cannot start the runtime")?;
-        let interrupt = Interrupt::listen(&runtime).context("cannot listen for signals")?;
+        let interrupt = Interrupt::listen(&runtime)?;
         Ok(Self { runtime, interrupt })
     }
 }
 
 impl Connection {
     pub(crate) fn settings(&self) -> anyhow::Result<KafkaSettings> {
-        self.kafka.settings().map_err(|error| WrongUse(error.to_string()).into())
+        Ok(self.kafka.settings().map_err(WrongUse::from)?)
     }
 
     /// Makes sure of the topic.

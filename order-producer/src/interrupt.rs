@@ -1,5 +1,6 @@
 //! ctrl-C and SIGTERM.
 
+use idempotent_consumer::cli::{SignalError, stop_on_signals};
 use tokio_util::sync::CancellationToken;
 
 use crate::Exit;
@@ -11,21 +12,11 @@ pub struct Interrupt(CancellationToken);
 
 impl Interrupt {
     /// Listens for signals from now on.
-    pub(crate) fn listen(runtime: &tokio::runtime::Runtime) -> std::io::Result<Self> {
-        let interrupt = Self::default();
-        let asked = interrupt.0.clone();
-        let mut signals = {
-            let _guard = runtime.enter();
-            Signals::new()?
-        };
-        runtime.spawn(async move {
-            signals.next().await;
-            asked.cancel();
-            crate::output::say!("stopping: finishing what is under way (again: stop at once)");
-            signals.next().await;
-            std::process::exit(i32::from(Exit::Incomplete.code()));
-        });
-        Ok(interrupt)
+    pub(crate) fn listen(runtime: &tokio::runtime::Runtime) -> Result<Self, SignalError> {
+        let _guard = runtime.enter();
+        let stopping =
+            || crate::output::say!("stopping: finishing what is under way (again: stop at once)");
+        Ok(Self(stop_on_signals(stopping, || i32::from(Exit::Incomplete.code()))?))
     }
 
     /// Whether to stop.
@@ -36,46 +27,5 @@ impl Interrupt {
     /// Waits until the user asks to stop.
     pub(crate) async fn wait(&self) {
         self.0.cancelled().await;
-    }
-}
-
-#[cfg(unix)]
-struct Signals {
-    interrupt: tokio::signal::unix::Signal,
-    terminate: tokio::signal::unix::Signal,
-}
-
-#[cfg(unix)]
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        use tokio::signal::unix::{SignalKind, signal};
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-        })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
-    }
-}
-
-#[cfg(not(unix))]
-struct Signals;
-
-#[cfg(not(unix))]
-impl Signals {
-    #[expect(clippy::unnecessary_wraps, reason = "the same signature everywhere")]
-    fn new() -> std::io::Result<Self> {
-        Ok(Self)
-    }
-
-    async fn next(&mut self) {
-        if tokio::signal::ctrl_c().await.is_err() {
-            std::future::pending::<()>().await;
-        }
     }
 }

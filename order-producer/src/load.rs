@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clap::Args;
+use idempotent_consumer::cli::WrongUse;
 use idempotent_consumer::failpoint::failpoint;
 use order_events::EventKind;
 use serde::Serialize;
@@ -22,7 +23,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::Exit;
-use crate::cli::{App, Connection, Format, WrongUse};
+use crate::cli::{App, Connection, Format};
 use crate::session::{Ends, Flow, Outcome, Session};
 use manifest::{Entry, Kind, Manifest};
 use orders::{IdVersion, Synth};

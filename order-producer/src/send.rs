@@ -11,12 +11,13 @@ use std::path::PathBuf;
 
 use clap::Args;
 use idempotent_consumer::KafkaSettings;
+use idempotent_consumer::cli::WrongUse;
 use order_events::{Envelope, OrderEvent, encode};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::Exit;
-use crate::cli::{App, Connection, WrongUse};
+use crate::cli::{App, Connection};
 use crate::message::Message;
 use crate::output::{Note, Printer, Resend};
 use crate::resend;

@@ -44,18 +44,18 @@ use anyhow::Context as _;
 use axum::body::Bytes;
 use clap::Args;
 use clap::builder::BoolishValueParser;
-use idempotent_consumer::cli::{KafkaArgs, parse_duration};
+use idempotent_consumer::cli::{self, KafkaArgs, WrongUse, parse_duration};
 use idempotent_consumer::outbox::Relay;
-use idempotent_consumer::pooler;
+use idempotent_consumer::probes::Metrics;
 use sqlx::PgPool;
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::postgres::PgPoolOptions;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use self::accept::Publishing;
 use self::health::{Behind, Database};
 use crate::Exit;
-use crate::cli::{App, DEFAULT_SOURCE, DEFAULT_TOPIC, WrongUse, parse_source};
+use crate::cli::{App, DEFAULT_SOURCE, DEFAULT_TOPIC, parse_source};
 use crate::interrupt::Interrupt;
 
 /// Least time that an Idempotency-Key is kept: clients may rely on it.
@@ -130,16 +130,12 @@ pub struct ServeArgs {
 
 /// The database.
 #[derive(Args, Clone)]
+#[command(mut_arg("database_url", |url| {
+    url.required(false).default_value("postgres://orders:orders@localhost:5432/orders")
+}))]
 pub struct DatabaseArgs {
-    /// PostgreSQL, as postgres://user:password@host:port/database
-    #[arg(
-        long,
-        env = "DATABASE_URL",
-        default_value = "postgres://orders:orders@localhost:5432/orders",
-        value_name = "URL",
-        hide_env_values = true
-    )]
-    database_url: String,
+    #[command(flatten)]
+    server: cli::DatabaseArgs,
 
     /// Most connections to the database
     #[arg(
@@ -181,11 +177,11 @@ impl ServeArgs {
     }
 
     async fn serve(&self, interrupt: &Interrupt) -> anyhow::Result<Exit> {
-        let settings = self.kafka.settings().map_err(|error| WrongUse(error.to_string()))?;
+        let settings = self.kafka.settings().map_err(WrongUse::from)?;
         self.requests.check(self.listen)?;
         let pool = self.database.pool().await?;
         schema::check(&pool).await?;
-        let metrics = health::install_metrics()?;
+        let metrics = Metrics::install_with_summaries()?;
         let listener = TcpListener::bind(self.listen).await.with_context(|| {
             format!("cannot listen on {}; --listen takes another address", self.listen)
         })?;
@@ -246,32 +242,15 @@ impl ServeArgs {
 impl DatabaseArgs {
     /// A pool, once a first connection has been made.
     pub(crate) async fn pool(&self) -> anyhow::Result<PgPool> {
-        let options: PgConnectOptions = self.database_url.parse().map_err(|error| {
-            // The URL holds a password, so it is not repeated.
-            WrongUse(format!(
-                "--database-url is not a URL of the form postgres://user:password@host:port/database: {error}"
-            ))
-        })?;
-        let options = options.application_name("order-producer");
-        let place = format!("{}:{}", options.get_host(), options.get_port());
+        let options = self.server.options()?.application_name("order-producer");
         let nodelay = options.clone();
-        let asked = options.clone();
-        let pool = PgPoolOptions::new()
+        let limits = PgPoolOptions::new()
             .max_connections(self.database_connections)
             .acquire_timeout(Duration::from_secs(5))
             .after_connect(move |_, _| {
                 idempotent_consumer::nodelay::set_on_connections(&nodelay);
                 Box::pin(async { Ok(()) })
-            })
-            .connect_with(options)
-            .await
-            .with_context(|| {
-                format!(
-                    "no connection to PostgreSQL at {place}; is it running, and are --database-url \
-                     or DATABASE_URL right?"
-                )
-            })?;
-        pooler::check(&asked).await.with_context(|| format!("PostgreSQL at {place}"))?;
-        Ok(pool)
+            });
+        Ok(cli::pool(options, limits).await?)
     }
 }

@@ -68,3 +68,75 @@ pub async fn pending(
 pub async fn apply(pool: &PgPool) -> Result<(), MigrateError> {
     engine().run(pool).await
 }
+
+/// The engine's migrations and behind them an application's own, each with a tracking table.
+pub struct Migrations {
+    /// Each with its tracking table, in the order in which they are applied.
+    parts: [(Migrator, &'static str); 2],
+    command: &'static str,
+}
+
+/// Why an application cannot work with the tables that there are.
+#[derive(Debug, thiserror::Error)]
+pub enum SchemaError {
+    /// They are newer than the application, or cannot be asked.
+    #[error("the database's tables do not fit this program")]
+    NoFit(#[from] MigrateError),
+    /// They are older.
+    #[error("{place} lacks migrations ({missing}); run `{command}` first")]
+    Lacks {
+        /// Where they are.
+        place: String,
+        /// Versions and descriptions.
+        missing: String,
+        /// What applies them.
+        command: &'static str,
+    },
+}
+
+impl Migrations {
+    /// `own`, noted in the table `tracking_table`; `command` is what a user runs to apply them.
+    pub fn with(mut own: Migrator, tracking_table: &'static str, command: &'static str) -> Self {
+        own.dangerous_set_table_name(tracking_table);
+        Self { parts: [(engine(), TRACKING_TABLE), (own, tracking_table)], command }
+    }
+
+    /// The SQL of all, for tools that apply it themselves.
+    pub fn sql(&self) -> String {
+        self.parts.iter().map(|(migrator, _)| sql(migrator)).collect()
+    }
+
+    /// Applies what is missing, and returns it.
+    ///
+    /// # Errors
+    /// The database does not answer or refuses.
+    pub async fn apply(&self, pool: &PgPool) -> Result<Vec<String>, MigrateError> {
+        let missing = self.pending(pool).await?;
+        for (migrator, _) in &self.parts {
+            migrator.run(pool).await?;
+        }
+        Ok(missing)
+    }
+
+    /// Refuses tables of another version. `place` is where they are, such as "the database".
+    ///
+    /// # Errors
+    /// They are older or newer, or cannot be asked.
+    pub async fn check(&self, pool: &PgPool, place: &str) -> Result<(), SchemaError> {
+        let missing = self.pending(pool).await?;
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let (place, missing) = (place.to_owned(), missing.join(", "));
+        Err(SchemaError::Lacks { place, missing, command: self.command })
+    }
+
+    async fn pending(&self, pool: &PgPool) -> Result<Vec<String>, MigrateError> {
+        let mut connection = pool.acquire().await?;
+        let mut missing = Vec::new();
+        for (migrator, table) in &self.parts {
+            missing.extend(pending(migrator, table, &mut connection).await?);
+        }
+        Ok(missing)
+    }
+}

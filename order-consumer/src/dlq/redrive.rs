@@ -5,14 +5,14 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use idempotent_consumer::cli::parse_duration;
+use idempotent_consumer::cli::{WrongUse, parse_duration};
 use idempotent_consumer::inspect::DeadLetterState;
 use idempotent_consumer::redrive::{self, Chosen, Refusal, Selection, Standing, Wish};
 use serde::Serialize;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use crate::cli::{DatabaseArgs, Format, OutputArgs, TopicArgs, WrongUse};
+use crate::cli::{DatabaseArgs, Format, OutputArgs, TopicArgs};
 use crate::output::{counted, one_line, table, write, write_json};
 
 /// Which dead letters, and who wants it.

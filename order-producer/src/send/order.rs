@@ -1,13 +1,13 @@
 //! An order from flags.
 
 use clap::Args;
+use idempotent_consumer::cli::WrongUse;
 use order_events::{Cents, Currency, CustomerId, FieldError, Item, OrderContent, OrderEvent, Sku};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
 
 use super::Identity;
-use crate::cli::WrongUse;
 
 /// The content of an order.
 #[derive(Args)]

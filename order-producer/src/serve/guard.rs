@@ -10,7 +10,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use clap::Args;
 use clap::builder::BoolishValueParser;
-use idempotent_consumer::cli::parse_duration;
+use idempotent_consumer::cli::{WrongUse, parse_duration};
 use sqlx::PgPool;
 use tokio::sync::Semaphore;
 
@@ -21,7 +21,6 @@ use super::limits::{Limiter, Quota};
 use super::look::{PLACE, on_connection, undisturbed};
 use super::problem::Problem;
 use super::store;
-use crate::cli::WrongUse;
 
 /// The client of everybody where no key is asked for. No key can be of that name.
 pub(super) const NOBODY: &str = "nobody";

@@ -6,11 +6,10 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::Context as _;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Json, Response};
 use idempotent_consumer::Health;
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use idempotent_consumer::probes::Metrics;
 use serde_json::json;
 
 /// What waits in the outbox.
@@ -52,16 +51,12 @@ impl Database {
     }
 }
 
-pub(super) fn install_metrics() -> anyhow::Result<PrometheusHandle> {
-    PrometheusBuilder::new().install_recorder().context("cannot install the metrics recorder")
-}
-
 /// What the health pages are made of.
 pub(super) struct GatewayHealth {
     relay: Arc<Health>,
     behind: Behind,
     database: Database,
-    metrics: PrometheusHandle,
+    metrics: Metrics,
 }
 
 impl GatewayHealth {
@@ -69,7 +64,7 @@ impl GatewayHealth {
         relay: Arc<Health>,
         behind: Behind,
         database: Database,
-        metrics: PrometheusHandle,
+        metrics: Metrics,
     ) -> Self {
         Self { relay, behind, database, metrics }
     }
@@ -101,7 +96,6 @@ impl GatewayHealth {
     }
 
     pub(super) fn metrics(&self) -> String {
-        self.metrics.run_upkeep();
         self.metrics.render()
     }
 }
