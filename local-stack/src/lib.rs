@@ -28,11 +28,13 @@
 //! `orders`, password `orders`, is a superuser, and both servers listen on 127.0.0.1 only.
 
 mod background;
+mod bouncer;
 mod database;
 mod dist;
 mod error;
 mod files;
 mod home;
+pub mod http;
 mod java;
 mod kafka;
 mod kind;
@@ -52,6 +54,7 @@ mod user;
 mod watchdog;
 
 pub use background::{State, Status, down, status};
+pub use bouncer::Bouncer;
 pub use database::create_database;
 pub use error::StackError;
 pub use kind::Kind;

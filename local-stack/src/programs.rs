@@ -21,26 +21,58 @@ pub const PAIR: [&str; 2] = ["order-producer", "order-consumer"];
 /// # Errors
 /// There is no cargo, or they do not build.
 pub async fn build(packages: &[&str], features: &[&str]) -> anyhow::Result<PathBuf> {
+    let mut wanted: Vec<&str> = packages.iter().flat_map(|package| ["-p", *package]).collect();
+    let is_release = features.is_empty() && !cfg!(debug_assertions);
+    if is_release {
+        wanted.push("--release");
+    }
+    let features = features.join(",");
+    if !features.is_empty() {
+        wanted.extend(["--features", &features]);
+    }
+    cargo_build(&wanted).await?;
+    built_in(if is_release { "release" } else { "debug" })
+}
+
+/// Builds programs with their points to be killed at, as the examples that there are for it, which
+/// leaves the programs themselves as they are. Returns the folder of the examples.
+///
+/// Of the whole workspace, so that the libraries of others have the features that `cargo test` has given
+/// them and need not be compiled again, and ours are compiled once for whoever asks.
+///
+/// # Errors
+/// There is no cargo, or they do not build.
+pub async fn build_with_failpoints(examples: &[&str]) -> anyhow::Result<PathBuf> {
+    let features = "order-consumer/failpoints,notification-service/failpoints";
+    let mut wanted = vec!["--workspace", "--features", features];
+    wanted.extend(examples.iter().flat_map(|example| ["--example", *example]));
+    cargo_build(&wanted).await?;
+    Ok(built_in("debug")?.join("examples"))
+}
+
+async fn cargo_build(arguments: &[&str]) -> anyhow::Result<()> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut build = Command::new(cargo);
     build
         .args(["build", "--quiet", "--locked"])
-        .args(packages.iter().flat_map(|package| ["-p", package]))
+        .args(arguments)
         .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
-    let is_release = features.is_empty() && !cfg!(debug_assertions);
-    if is_release {
-        build.arg("--release");
-    }
-    if !features.is_empty() {
-        build.args(["--features", &features.join(",")]);
-    }
     let status = build.status().await.context("cannot run cargo to build the programs")?;
     if !status.success() {
         bail!("the programs do not build, see above");
     }
+    Ok(())
+}
+
+/// The folder of a profile's programs.
+fn built_in(profile: &str) -> anyhow::Result<PathBuf> {
     let me = std::env::current_exe().context("cannot find out where this program is")?;
-    let folder = me.parent().context("this program is in no folder")?;
-    Ok(folder.with_file_name(if is_release { "release" } else { "debug" }))
+    let mut folder = me.parent().context("this program is in no folder")?;
+    // A test or an example lies one deeper than a program.
+    if folder.ends_with("deps") || folder.ends_with("examples") {
+        folder = folder.parent().context("this program is in no folder")?;
+    }
+    Ok(folder.with_file_name(profile))
 }
 
 /// A program that is running.

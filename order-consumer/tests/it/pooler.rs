@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use crate::support::bouncer::Bouncer;
+use local_stack::Bouncer;
+
 use crate::support::broken::{PATIENT, break_customer, mend_customer};
 use crate::support::consumer::Consumer;
 use crate::support::events::{event, placed, with_value};
@@ -12,7 +13,7 @@ use crate::support::world::{World, customer, orders};
 #[test]
 fn behind_a_pooler_in_session_mode_everything_works() {
     let world = World::new("bounced", 2);
-    let Some(bouncer) = Bouncer::start(&world, "session") else { return };
+    let Some(bouncer) = Bouncer::start(world.stack, "session").unwrap() else { return };
     let through = World::of(world.through(bouncer.port));
     through.run("migrate", &[]).succeeded();
     wait(break_customer(&world, &customer(3)));
@@ -34,7 +35,7 @@ fn behind_a_pooler_in_session_mode_everything_works() {
 #[test]
 fn a_pooler_that_lends_connections_for_a_transaction_is_refused() {
     let world = World::new("lent", 1);
-    let Some(bouncer) = Bouncer::start(&world, "transaction") else { return };
+    let Some(bouncer) = Bouncer::start(world.stack, "transaction").unwrap() else { return };
     let through = World::of(world.through(bouncer.port));
     for command in ["run", "migrate", "status", "verify"] {
         let ran = through.run(command, &[]);

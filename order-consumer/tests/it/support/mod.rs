@@ -1,7 +1,6 @@
 //! A topic, a group and a database of a test's own, and the command under test.
 
 pub(crate) mod admin;
-pub(crate) mod bouncer;
 pub(crate) mod broken;
 pub(crate) mod consumer;
 pub(crate) mod events;

@@ -1,8 +1,7 @@
 //! `order-consumer pipe` before a world: raw orders, and who sees what of them downstream.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use idempotent_consumer::{Headers, Record};
@@ -15,16 +14,8 @@ use super::world::{World, text};
 
 /// The command with its points to die at. Built once; the other one stays as it is.
 pub(crate) static WITH_FAILPOINTS: LazyLock<PathBuf> = LazyLock::new(|| {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let built = Command::new(cargo)
-        .args(["build", "--quiet", "--locked", "-p", "order-consumer"])
-        .args(["--features", "failpoints", "--example", "with_failpoints"])
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .status()
-        .unwrap();
-    assert!(built.success());
-    let folder = Path::new(env!("CARGO_BIN_EXE_order-consumer")).parent().unwrap();
-    folder.with_file_name("debug").join("examples/with_failpoints")
+    let example = "with_failpoints";
+    wait(local_stack::programs::build_with_failpoints(&[example])).unwrap().join(example)
 });
 
 /// A world that gets its orders from a pipe.
