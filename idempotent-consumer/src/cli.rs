@@ -157,3 +157,19 @@ pub fn tell_applied(migrations: &[String]) {
         eprintln!("applied {migration}");
     }
 }
+
+/// Says on stderr which roles of the database `migrate` could not make, and who can: nothing if none is
+/// `missing`. `command` is what gives them their rights, once they are there.
+pub fn tell_missing_roles(missing: &[String], command: &str) {
+    if missing.is_empty() {
+        return;
+    }
+    let create: String =
+        missing.iter().flat_map(|role| ["  CREATE ROLE ", role, " NOLOGIN;\n"]).collect();
+    eprintln!(
+        "left out: the roles {}, since this database user may not create roles. Nothing else needs \
+         them: the programs work as the tables' owner. To have them, let somebody who may\n\
+         {create}and run `{command}` again, which gives them their rights",
+        missing.join(", ")
+    );
+}

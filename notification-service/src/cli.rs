@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
+use anyhow::bail;
 use clap::{Args, Parser, Subcommand};
 use idempotent_consumer::cli::{self, LogArgs};
 use sqlx::PgPool;
@@ -77,7 +78,25 @@ impl DatabaseArgs {
         let options = self.server.options()?.application_name("notification-service");
         let limits =
             PgPoolOptions::new().max_connections(4).acquire_timeout(Duration::from_secs(10));
-        Ok(cli::pool(options.options([("search_path", &self.schema)]), limits).await?)
+        let options = options.options([("search_path", &self.schema)]);
+        let pool = cli::pool(options, limits).await?;
+        self.check_search_path(&pool).await?;
+        Ok(pool)
+    }
+
+    /// Refuses sessions that are elsewhere than they asked for: what is in the schema `public` may be the
+    /// orders' claims.
+    async fn check_search_path(&self, pool: &PgPool) -> anyhow::Result<()> {
+        let path: String =
+            sqlx::query_scalar("SELECT current_setting('search_path')").fetch_one(pool).await?;
+        if path != self.schema {
+            bail!(
+                "sessions are in the schema {path} and not in {}, as they ask by the startup parameter \
+                 `options`; is there a pooler that ignores it? Connect to PostgreSQL itself",
+                self.schema
+            );
+        }
+        Ok(())
     }
 }
 

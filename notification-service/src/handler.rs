@@ -1,14 +1,16 @@
 //! One notification, one mail.
 
+use std::time::Instant;
+
 use idempotent_consumer::failpoint::failpoint;
 use idempotent_consumer::failure::FailureClass;
 use idempotent_consumer::{Answer, Context, HandlerError, Message, MessageHandler};
 use lettre::message::Mailbox;
 use order_events::OrderNotification;
 
-use crate::mail;
 use crate::recipient::{self, Template};
 use crate::smtp::{NotSent, Smtp};
+use crate::{mail, observe};
 
 /// Sends mails. To be given one message a transaction: whatever fails behind a mail that was sent has
 /// it sent again.
@@ -39,7 +41,10 @@ impl MessageHandler for Notifier {
         let mail = mail::compose(&self.from, &to, message.id.0, notification)
             .map_err(|error| HandlerError::with_class(FailureClass::Stop, error))?;
         failpoint("notifier.before_send");
-        let reply = match self.smtp.send(&mail).await {
+        let began = Instant::now();
+        let sent = self.smtp.send(&mail).await;
+        observe::attempt(sent.as_deref(), began.elapsed());
+        let reply = match sent {
             Ok(reply) => reply,
             // Nobody's fault but the server's: wait for it.
             Err(NotSent::Away(why)) => {

@@ -24,6 +24,7 @@ mod decoder;
 mod handler;
 mod mail;
 mod migrate;
+mod observe;
 mod recipient;
 mod run;
 mod smtp;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Args;
-use idempotent_consumer::cli::tell_applied;
+use idempotent_consumer::cli::{tell_applied, tell_missing_roles};
 use idempotent_consumer::migrate::Migrations;
 
 use crate::cli::DatabaseArgs;
@@ -43,5 +43,10 @@ pub(crate) async fn run(args: MigrateArgs) -> anyhow::Result<ExitCode> {
         .await
         .context("cannot create the schema; may this role create one in the database?")?;
     tell_applied(&migrations().apply(&pool).await?);
+    let missing: Vec<String> = sqlx::query_scalar("SELECT grant_notifier_rights()")
+        .fetch_all(&pool)
+        .await
+        .context("the service's role")?;
+    tell_missing_roles(&missing, "notification-service migrate");
     Ok(ExitCode::SUCCESS)
 }

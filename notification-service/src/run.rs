@@ -1,5 +1,6 @@
 //! `run`: consume until told to stop.
 
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -7,16 +8,16 @@ use clap::Args;
 use idempotent_consumer::cli::{
     KafkaArgs, SignalError, WrongUse, parse_duration, parse_ratio, stop_on_signals,
 };
-use idempotent_consumer::{Backoff, Engine, EngineConfig, OneByOne};
+use idempotent_consumer::{Backoff, Engine, EngineConfig, OneByOne, probes};
 use lettre::message::Mailbox;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::DatabaseArgs;
 use crate::decoder::NotificationDecoder;
 use crate::handler::Notifier;
-use crate::migrate;
 use crate::recipient::Template;
 use crate::smtp::{Server, Smtp};
+use crate::{migrate, observe};
 
 /// Arguments of `run`.
 #[derive(Args)]
@@ -97,6 +98,16 @@ pub(crate) struct RunArgs {
     /// End by itself after so long with nothing to do
     #[arg(long, env = "NOTIFICATION_SERVICE_EXIT_WHEN_IDLE", value_parser = parse_duration, value_name = "DURATION", hide_env_values = true)]
     exit_when_idle: Option<Duration>,
+
+    /// Address of /livez, /readyz and /metrics
+    #[arg(
+        long,
+        env = "NOTIFICATION_SERVICE_LISTEN",
+        default_value = "127.0.0.1:9465",
+        value_name = "HOST:PORT",
+        hide_env_values = true
+    )]
+    listen: SocketAddr,
 }
 
 fn parse_timeout(text: &str) -> Result<Duration, String> {
@@ -150,8 +161,11 @@ pub(crate) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         template: args.recipient_template,
     };
     let engine = Engine::with_decoder(config, OneByOne(notifier), NotificationDecoder, pool);
-    let summary = engine.run(stop).await?;
-    println!("{}", serde_json::to_string(&summary)?);
+    let ended = probes::beside(args.listen, engine.health(), async {
+        observe::describe();
+        engine.run(stop).await
+    });
+    println!("{}", serde_json::to_string(&ended.await??)?);
     Ok(ExitCode::SUCCESS)
 }
 

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Args;
-use idempotent_consumer::cli::tell_applied;
+use idempotent_consumer::cli::{tell_applied, tell_missing_roles};
 use idempotent_consumer::migrate::Migrations;
 use sqlx::PgPool;
 
@@ -35,10 +35,8 @@ pub(crate) async fn run(args: MigrateArgs) -> anyhow::Result<ExitCode> {
     }
     let pool = args.database.pool().await?;
     tell_applied(&migrations().apply(&pool).await?);
-    let left_out = grant_rights(&pool).await.context("the programs' roles")?;
-    if !left_out.is_empty() {
-        eprint!("{}", without_roles(&left_out));
-    }
+    let missing = grant_rights(&pool).await.context("the programs' roles")?;
+    tell_missing_roles(&missing, "order-consumer migrate");
     Ok(ExitCode::SUCCESS)
 }
 
@@ -46,15 +44,4 @@ pub(crate) async fn run(args: MigrateArgs) -> anyhow::Result<ExitCode> {
 /// not make.
 async fn grant_rights(pool: &PgPool) -> Result<Vec<String>, sqlx::Error> {
     sqlx::query_scalar("SELECT grant_order_pipeline_rights()").fetch_all(pool).await
-}
-
-fn without_roles(missing: &[String]) -> String {
-    let create: String =
-        missing.iter().flat_map(|role| ["  CREATE ROLE ", role, " NOLOGIN;\n"]).collect();
-    format!(
-        "left out: the roles {}, since this database user may not create roles. Nothing else needs \
-         them: the programs work as the tables' owner. To have them, let somebody who may\n\
-         {create}and run `order-consumer migrate` again, which gives them their rights\n",
-        missing.join(", ")
-    )
 }

@@ -1,6 +1,8 @@
 //! How it starts, and what it says when it does not.
 
-use crate::support::World;
+use local_stack::Bouncer;
+
+use crate::support::{World, servers};
 
 #[test]
 fn without_its_tables_it_says_to_migrate() {
@@ -38,4 +40,27 @@ fn wrong_use_is_exit_2_and_no_secret_is_printed() {
         assert_eq!(ran.code, Some(2), "{arguments:?}: {ran:?}");
         assert!(!ran.stderr.contains("hush"), "{}", ran.stderr);
     }
+}
+
+#[track_caller]
+fn assert_refused_through_a_pooler(what: &str, pool_mode: &str, why: &str) {
+    let mut world = World::without_tables(what);
+    let Some(bouncer) = Bouncer::start(servers(), pool_mode).unwrap() else { return };
+    world.commands_go_through(&bouncer);
+    for command in ["run", "migrate"] {
+        let ran = world.run(command, &[]);
+        assert_eq!(ran.code, Some(1), "{command}: {ran:?}");
+        assert!(ran.stderr.contains(why), "{command}: {ran:?}");
+    }
+    assert_eq!(world.number("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'"), 0);
+}
+
+#[test]
+fn a_pooler_that_lends_connections_for_a_transaction_is_refused() {
+    assert_refused_through_a_pooler("lent", "transaction", "pool_mode = session");
+}
+
+#[test]
+fn a_pooler_that_ignores_the_schema_is_refused_for_there_may_be_claims_of_others() {
+    assert_refused_through_a_pooler("ignored", "session", "and not in notifications");
 }

@@ -1,8 +1,5 @@
 //! From an order's event to a mail, or to a dead letter that says why there is none.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::LazyLock;
 use std::time::Duration;
 
 use idempotent_consumer::{Engine, EngineConfig, Headers, migrate};
@@ -167,52 +164,3 @@ fn what_is_no_notification_is_a_dead_letter() {
     assert_eq!(world.dead_letters(), dead.map(|(key, code)| (key.to_owned(), code.to_owned())));
     assert_eq!(world.post.mails().len(), 1);
 }
-
-/// As `docs/notifications.md` has it: the orders' command on the schema of the mails.
-#[test]
-fn a_mail_without_an_address_is_sent_once_there_is_one_and_its_message_is_redriven() {
-    let world = World::new("redriven", 1);
-    world.post.start();
-    world.send(&placed(1, 2, "c-1"));
-    Notifier::drain(&world, &[]);
-    world.assert_settled(0, 2);
-    world.sql(
-        "INSERT INTO notification_contacts (customer_id, email) VALUES ('c-1', 'one@tea.example')",
-    );
-
-    let of_orders = |command: &str, arguments: &[&str], options: &str| {
-        let url = format!("{}{options}", world.database_url);
-        let mut program = world.command_of(ORDER_CONSUMER.to_str().unwrap(), command, arguments);
-        program
-            .env("DATABASE_URL", url)
-            .env("ORDERS_TOPIC", &world.topic)
-            .env("ORDERS_DLQ_TOPIC", format!("{}.dlq", world.topic))
-            .env("CONSUMER_GROUP", &world.group);
-        let output = program.output().unwrap();
-        assert!(output.status.success(), "{output:?}");
-        String::from_utf8(output.stdout).unwrap()
-    };
-    of_orders("migrate", &[], "");
-    let schema = "?options[search_path]=notifications,public";
-    let listed = of_orders("dlq", &["list", "-o", "jsonl"], schema);
-    assert_eq!(listed.lines().count(), 2, "{listed}");
-    assert!(listed.lines().all(|line| line.contains("no_recipient")), "{listed}");
-    of_orders("dlq", &["redrive", "--code", "no_recipient"], schema);
-    Notifier::drain(&world, &[]);
-    world.assert_settled(2, 0);
-    assert_eq!(world.post.message_ids().len(), 2);
-    of_orders("status", &[], schema);
-}
-
-/// The orders' command. Built here, for it is another package's.
-static ORDER_CONSUMER: LazyLock<PathBuf> = LazyLock::new(|| {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let built = Command::new(cargo)
-        .args(["build", "--quiet", "--locked", "-p", "order-consumer", "--bin", "order-consumer"])
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .status()
-        .unwrap();
-    assert!(built.success());
-    let folder = Path::new(env!("CARGO_BIN_EXE_notification-service")).parent().unwrap();
-    folder.with_file_name("debug").join("order-consumer")
-});

@@ -4,7 +4,11 @@
 #![allow(clippy::unwrap_used)]
 
 mod commands;
-mod crash;
 mod mails;
 mod outages;
+mod probes;
+mod roles;
 mod support;
+mod tls;
+mod when_killed;
+mod with_orders;

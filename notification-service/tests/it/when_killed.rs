@@ -34,11 +34,13 @@ fn killed_before_its_commit_it_repeats_that_mail_once_and_loses_none() {
 
 #[test]
 fn killed_before_the_mail_or_behind_the_commit_it_repeats_and_loses_none() {
-    for (what, point) in
-        [("before_send", "notifier.before_send"), ("after_commit", "consumer.after_commit")]
-    {
-        assert_eq!(killed_over_the_third(what, point), [1; 5], "{point}");
-    }
+    std::thread::scope(|both| {
+        for (what, point) in
+            [("before_send", "notifier.before_send"), ("after_commit", "consumer.after_commit")]
+        {
+            both.spawn(move || assert_eq!(killed_over_the_third(what, point), [1; 5], "{point}"));
+        }
+    });
 }
 
 #[test]

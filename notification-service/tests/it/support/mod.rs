@@ -4,6 +4,7 @@ pub(crate) mod notifier;
 pub(crate) mod post;
 
 use std::future::Future;
+use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -11,13 +12,14 @@ use std::time::{Duration, Instant};
 
 use idempotent_consumer::publish::{Publication, Publisher, PublisherOptions, Topics};
 use idempotent_consumer::{Headers, KafkaSettings};
-use local_stack::{Endpoints, Options, Stack};
+use local_stack::{Bouncer, Endpoints, Options, Stack};
 use order_events::{Cents, CustomerId, OrderNotification, Status};
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use tokio::runtime::Runtime;
 use uuid::Uuid;
 
+use notifier::COMMAND;
 use post::Post;
 
 /// How long anything may take that has to happen. Generous: a machine may be busy.
@@ -50,10 +52,14 @@ pub(crate) fn unique(what: &str) -> String {
 }
 
 /// Servers whose broker soon takes a dead consumer for dead.
-fn stack() -> &'static Endpoints {
+pub(crate) fn servers() -> &'static Endpoints {
     static STACK: LazyLock<Stack> = LazyLock::new(|| {
         let options = Options::private("quick");
         let quick = options.kafka_property("group.min.session.timeout.ms", "500");
+        // When all tests run, and nobody ends this process before.
+        if std::env::args().len() == 1 {
+            std::thread::spawn(|| LazyLock::force(&notifier::WITH_FAILPOINTS));
+        }
         Stack::start(quick).unwrap()
     });
     STACK.endpoints()
@@ -64,6 +70,8 @@ pub(crate) struct World {
     pub(crate) topic: String,
     pub(crate) group: String,
     pub(crate) database_url: String,
+    /// The same place for commands, by a user that may be another one.
+    commands_url: String,
     pub(crate) post: Post,
     bootstrap_servers: String,
 }
@@ -87,11 +95,13 @@ impl World {
     }
 
     pub(crate) fn without_tables(what: &str) -> Self {
-        let (stack, name) = (stack(), unique(what));
+        let (stack, name) = (servers(), unique(what));
+        let database_url = stack.create_database(&name).unwrap();
         Self {
             topic: name.clone(),
             group: name.clone(),
-            database_url: stack.create_database(&name).unwrap(),
+            commands_url: database_url.clone(),
+            database_url,
             post: Post::new(&name),
             bootstrap_servers: stack.bootstrap_servers.clone(),
         }
@@ -106,26 +116,26 @@ impl World {
     }
 
     /// `PROGRAM COMMAND …` for this place.
-    pub(crate) fn command_of(&self, program: &str, command: &str, arguments: &[&str]) -> Command {
+    pub(crate) fn command_of(&self, program: &Path, command: &str, arguments: &[&str]) -> Command {
         let mut program = Command::new(program);
         program
             .arg(command)
             .args(arguments)
             .env_clear()
             .env("KAFKA_BOOTSTRAP_SERVERS", &self.bootstrap_servers)
-            .env("DATABASE_URL", &self.database_url)
+            .env("DATABASE_URL", &self.commands_url)
             .env("NOTIFICATION_SERVICE_TOPIC", &self.topic)
             .env("NOTIFICATION_SERVICE_GROUP", &self.group)
             .env("NOTIFICATION_SERVICE_SMTP_URL", self.post.url())
+            .env("NOTIFICATION_SERVICE_LISTEN", "127.0.0.1:0")
             .env("NOTIFICATION_SERVICE_FROM", "Tea shop <shop@tea.example>");
         program
     }
 
     /// Runs `notification-service COMMAND …` to its end.
     pub(crate) fn run(&self, command: &str, arguments: &[&str]) -> Ran {
-        let program = env!("CARGO_BIN_EXE_notification-service");
         let Output { status, stderr, .. } =
-            self.command_of(program, command, arguments).output().unwrap();
+            self.command_of(COMMAND.as_ref(), command, arguments).output().unwrap();
         Ran { code: status.code(), stderr: String::from_utf8(stderr).unwrap() }
     }
 
@@ -157,7 +167,7 @@ impl World {
     {
         let query = AssertSqlSafe(query.to_owned());
         wait(async {
-            let mut connection = self.connection().await;
+            let mut connection = self.connection(&self.database_url).await;
             let rows = sqlx::query_as(query).fetch_all(&mut connection).await.unwrap();
             connection.close().await.unwrap();
             rows
@@ -168,16 +178,41 @@ impl World {
         self.rows::<(i64,)>(query)[0].0
     }
 
-    pub(crate) fn sql(&self, statement: &'static str) {
+    pub(crate) fn sql(&self, statement: &str) {
+        let statement = AssertSqlSafe(statement.to_owned());
         wait(async {
-            let mut connection = self.connection().await;
+            let mut connection = self.connection(&self.database_url).await;
             sqlx::raw_sql(statement).execute(&mut connection).await.unwrap();
             connection.close().await.unwrap();
         });
     }
 
-    async fn connection(&self) -> PgConnection {
-        let options = self.database_url.parse::<sqlx::postgres::PgConnectOptions>().unwrap();
+    /// The SQLSTATE with which the database refuses the statement to the commands' user; `None` if it
+    /// does not.
+    pub(crate) fn refusal(&self, statement: &str) -> Option<String> {
+        let statement = AssertSqlSafe(statement.to_owned());
+        wait(async {
+            let mut connection = self.connection(&self.commands_url).await;
+            let error = sqlx::raw_sql(statement).execute(&mut connection).await.err()?;
+            Some(error.as_database_error().unwrap().code().unwrap().into_owned())
+        })
+    }
+
+    /// From now on commands log in as a new user that has this role and nothing else.
+    pub(crate) fn commands_as_member_of(&mut self, role: &str) {
+        let user = unique("user");
+        self.sql(&format!("CREATE ROLE {user} LOGIN PASSWORD 'secret'; GRANT {role} TO {user}"));
+        let (_, address) = self.database_url.split_once('@').unwrap();
+        self.commands_url = format!("postgres://{user}:secret@{address}");
+    }
+
+    /// From now on commands come to the database through this.
+    pub(crate) fn commands_go_through(&mut self, bouncer: &Bouncer) {
+        self.commands_url = bouncer.through(&self.commands_url).unwrap();
+    }
+
+    async fn connection(&self, url: &str) -> PgConnection {
+        let options = url.parse::<sqlx::postgres::PgConnectOptions>().unwrap();
         let options = options.options([("search_path", "notifications")]);
         PgConnection::connect_with(&options).await.unwrap()
     }

@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use super::{World, eventually, unique};
+use super::{World, eventually, unique, wait};
 
 /// The broker takes a dead consumer for dead after this time, and what is put off is soon tried again.
 const QUICK: [&str; 6] = [
@@ -23,20 +23,19 @@ const QUICK: [&str; 6] = [
 /// The address of everybody who has no other.
 pub(crate) const EVERYBODY: [&str; 2] = ["--recipient-template", "{customer_id}@example.com"];
 
-/// The command with its points to die at. Built once; the other one stays as it is.
-static WITH_FAILPOINTS: LazyLock<PathBuf> = LazyLock::new(|| {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let name = "notifier_with_failpoints";
-    let built = Command::new(cargo)
-        .args(["build", "--quiet", "--locked", "-p", "notification-service"])
-        .args(["--features", "failpoints", "--example", name])
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .status()
-        .unwrap();
-    assert!(built.success());
-    let folder = Path::new(env!("CARGO_BIN_EXE_notification-service")).parent().unwrap();
-    folder.with_file_name("debug").join("examples").join(name)
+/// Where the commands with their points to die at are. Built once; the others stay as they are. Tests
+/// that want them come last, and find them built meanwhile.
+pub(crate) static WITH_FAILPOINTS: LazyLock<PathBuf> = LazyLock::new(|| {
+    let examples = ["notifier_with_failpoints", "orders_command"];
+    wait(local_stack::programs::build_with_failpoints(&examples)).unwrap()
 });
+
+/// The orders' command, which is another package's.
+pub(crate) fn order_consumer() -> PathBuf {
+    WITH_FAILPOINTS.join("orders_command")
+}
+
+pub(crate) const COMMAND: &str = env!("CARGO_BIN_EXE_notification-service");
 
 /// A running notifier. Killed when dropped.
 pub(crate) struct Notifier {
@@ -48,18 +47,33 @@ pub(crate) struct Notifier {
 impl Notifier {
     /// `notification-service run …`
     pub(crate) fn start(world: &World, arguments: &[&str]) -> Self {
-        let program = env!("CARGO_BIN_EXE_notification-service");
-        let mut command = world.command_of(program, "run", &QUICK);
+        let mut command = world.command_of(COMMAND.as_ref(), "run", &QUICK);
         command.args(arguments);
         Self::of(command, &world.topic)
+    }
+
+    /// The same, for whom this certificate is the only one to trust.
+    pub(crate) fn trusting(certificate: &Path, world: &World, arguments: &[&str]) -> Self {
+        let mut command = world.command_of(COMMAND.as_ref(), "run", &QUICK);
+        // OpenSSL's own variable.
+        command.args(arguments).env("SSL_CERT_FILE", certificate);
+        Self::of(command, &world.topic)
+    }
+
+    /// Waits for its end, which is a good one; returns its summary.
+    #[track_caller]
+    pub(crate) fn ended_well(self) -> Value {
+        let (code, out, log) = self.wait();
+        assert_eq!(code, Some(0), "{log}");
+        serde_json::from_str(&out).unwrap()
     }
 
     /// One that is killed when it comes to this point for the n-th time, as `NAME:N`. Returns once it
     /// is dead.
     #[track_caller]
     pub(crate) fn killed_at(world: &World, point: &str) {
-        let program = WITH_FAILPOINTS.to_str().unwrap();
-        let mut command = world.command_of(program, "run", &QUICK);
+        let program = WITH_FAILPOINTS.join("notifier_with_failpoints");
+        let mut command = world.command_of(&program, "run", &QUICK);
         command.args(EVERYBODY).env("FAILPOINT", point);
         let (code, _, log) = Self::of(command, &world.topic).wait();
         assert_eq!(code, None, "killed at {point}: {log}");
@@ -68,10 +82,8 @@ impl Notifier {
     /// Works off all there is in a run of its own; returns its summary.
     #[track_caller]
     pub(crate) fn drain(world: &World, arguments: &[&str]) -> Value {
-        let arguments = [arguments, &["--exit-when-idle", "1s"]].concat();
-        let (code, out, log) = Self::start(world, &arguments).wait();
-        assert_eq!(code, Some(0), "{log}");
-        serde_json::from_str(&out).unwrap()
+        let arguments = [arguments, &["--exit-when-idle", "300ms"]].concat();
+        Self::start(world, &arguments).ended_well()
     }
 
     fn of(mut command: Command, what: &str) -> Self {
@@ -92,13 +104,36 @@ impl Notifier {
         std::fs::read_to_string(&self.stderr).unwrap()
     }
 
+    /// Status and body of a page of its own; `None` before it listens.
+    pub(crate) fn page(&self, path: &str) -> Option<(u16, String)> {
+        let log = self.log();
+        let rest = log.split("health and metrics on http://").nth(1)?;
+        local_stack::http::get(rest.split_whitespace().next()?, path)
+    }
+
+    /// A whole number of `/metrics`, by its name and labels; `None` before it is there.
+    pub(crate) fn metric(&self, name: &str) -> Option<u64> {
+        let (_, text) = self.page("/metrics")?;
+        text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
+    }
+
+    /// How many mails came to this.
+    pub(crate) fn mails(&self, outcome: &str) -> u64 {
+        let name = format!("notification_service_mails_total{{outcome=\"{outcome}\"}}");
+        self.metric(&name).unwrap_or(0)
+    }
+
+    /// Kills it without warning.
+    pub(crate) fn kill(self) {
+        drop(self);
+    }
+
     /// Asks it to stop; it ends well.
     #[track_caller]
     pub(crate) fn stop(self) {
         let pid = Pid::from_raw(self.child.id().cast_signed()).unwrap();
         kill_process(pid, Signal::TERM).unwrap();
-        let (code, _, log) = self.wait();
-        assert_eq!(code, Some(0), "{log}");
+        self.ended_well();
     }
 
     /// Waits for its end: code, stdout and stderr.

@@ -48,15 +48,26 @@ impl Post {
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("smtp://127.0.0.1:{}", self.port)
+        format!("smtp://{}", self.place())
+    }
+
+    /// Host and port.
+    pub(crate) fn place(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
     }
 
     pub(crate) fn start(&self) {
+        self.start_with(&[]);
+    }
+
+    /// One that is encrypted or wants a login, by options of `smtp_server.py`.
+    pub(crate) fn start_with(&self, options: &[&str]) {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/smtp_server.py");
         let mut child = Command::new("python3")
             .arg(script)
             .arg(self.port.to_string())
             .arg(&self.file)
+            .args(options)
             .env("PYTHONPATH", &*AIOSMTPD)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -78,9 +89,20 @@ impl Post {
 
     /// What was put off is taken from now on.
     pub(crate) fn open(&self) {
-        let mut flag = self.file.clone().into_os_string();
-        flag.push(".open");
-        std::fs::write(flag, "").unwrap();
+        std::fs::write(self.beside(".open"), "").unwrap();
+    }
+
+    /// Who logged in with what, as `user:password`.
+    pub(crate) fn logins(&self) -> Vec<String> {
+        let text = std::fs::read_to_string(self.beside(".logins")).unwrap_or_default();
+        text.lines().map(str::to_owned).collect()
+    }
+
+    /// A file that has the mailbox's name and this behind it.
+    pub(crate) fn beside(&self, suffix: &str) -> PathBuf {
+        let mut name = self.file.clone().into_os_string();
+        name.push(suffix);
+        name.into()
     }
 
     /// All mails that were taken, in their order.
