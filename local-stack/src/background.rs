@@ -80,18 +80,24 @@ pub fn down(name: &str, remove_data: bool) -> Result<(), StackError> {
     for kind in [Kind::Kafka, Kind::Postgres] {
         if let Some(pid) = place.running(kind) {
             was_up = true;
-            let folder = place.server(kind);
-            processes::signal(pid, kind.signal_in_order())?;
-            processes::signal(pid, Signal::CONT)?;
-            if !processes::gone_within(STOPPED_WITHIN, pid, &folder) {
-                processes::stop_stranger(kind, pid, &folder)?;
-            }
+            stop_in_order(&place, kind, pid)?;
         }
     }
     if remove_data || !record.keep_data {
         files::remove_folder(place.path())?;
     } else if !was_up {
         return Err(StackError::NotUp { name: name.to_owned() });
+    }
+    Ok(())
+}
+
+/// Stops a server that is not our child. What takes too long becomes a stop at once.
+pub(crate) fn stop_in_order(place: &Place, kind: Kind, pid: u32) -> Result<(), StackError> {
+    let folder = place.server(kind);
+    processes::signal(pid, kind.signal_in_order())?;
+    processes::signal(pid, Signal::CONT)?;
+    if !processes::gone_within(STOPPED_WITHIN, pid, &folder) {
+        processes::stop_stranger(kind, pid, &folder)?;
     }
     Ok(())
 }

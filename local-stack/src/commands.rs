@@ -4,15 +4,24 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand, ValueEnum};
-use local_stack::{Endpoints, Options, Stack, StackError, State, Status};
+use local_stack::{Endpoints, Kind, Options, Stack, StackError, State, Status};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::tool::ToolArgs;
 
 /// Real Apache Kafka and PostgreSQL on one machine, without Docker.
 #[derive(Debug, Parser)]
 #[command(version, arg_required_else_help = true)]
 pub(crate) struct Cli {
     /// Which stack: several can run beside each other on other ports.
-    #[arg(long, global = true, default_value = "default", value_parser = name)]
+    #[arg(
+        long,
+        env = "LOCAL_STACK_NAME",
+        global = true,
+        default_value = "default",
+        value_parser = name,
+        hide_env_values = true
+    )]
     name: String,
     #[command(subcommand)]
     command: Command,
@@ -28,6 +37,16 @@ enum Command {
         #[arg(long)]
         remove_data: bool,
     },
+    /// Stop one server of a stack in the background: an outage. Its data and address stay.
+    Stop {
+        #[arg(value_enum)]
+        server: Server,
+    },
+    /// Start one server again and return when it is ready.
+    Start {
+        #[arg(value_enum)]
+        server: Server,
+    },
     /// Show whether the servers run, and where.
     Status {
         #[arg(short, long, value_enum, default_value_t = Output::Table)]
@@ -35,6 +54,22 @@ enum Command {
     },
     /// Print the variables that the other commands read, for `eval "$(cargo stack env)"`.
     Env,
+    Tool(ToolArgs),
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Server {
+    Kafka,
+    Postgres,
+}
+
+impl From<Server> for Kind {
+    fn from(server: Server) -> Kind {
+        match server {
+            Server::Kafka => Kind::Kafka,
+            Server::Postgres => Kind::Postgres,
+        }
+    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -73,15 +108,38 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
             eprintln!("The stack `{name}` is down. {data}");
             Ok(())
         }
+        Command::Stop { server } => {
+            let server = Kind::from(server);
+            local_stack::stop_server(&name, server)?;
+            eprintln!("{server} of the stack `{name}` is stopped.");
+            Ok(())
+        }
+        Command::Start { server } => start(&name, server.into()),
         Command::Status { output } => print_status(&name, output),
         Command::Env => match local_stack::status(&name)? {
-            Some(Status { state: State::Up, endpoints, .. }) => {
+            // A server that is stopped comes back at the same address.
+            Some(Status { state: State::Up | State::Broken, endpoints, .. }) => {
                 print!("{}", exports(&endpoints));
                 Ok(())
             }
             _ => Err(StackError::NotUp { name }.into()),
         },
+        Command::Tool(tool) => tool.run(&name),
     }
+}
+
+fn start(name: &str, server: Kind) -> Result<()> {
+    let started = Instant::now();
+    match local_stack::start_server(name, server) {
+        // What was asked for is so.
+        Err(error @ StackError::AlreadyRunning { .. }) => eprintln!("{error}"),
+        other => {
+            other?;
+            let seconds = started.elapsed().as_secs_f32();
+            eprintln!("{server} of the stack `{name}` is ready after {seconds:.1} s.");
+        }
+    }
+    Ok(())
 }
 
 fn up(name: &str, up: Up) -> Result<()> {

@@ -113,6 +113,38 @@ pub enum StackError {
         /// The stack's name.
         name: String,
     },
+    /// One server of a stack that has an owner was to be stopped or started by somebody else.
+    #[error(
+        "the stack `{name}` is in the hands of process {owner_pid}, which would take a server that \
+         somebody else stops for a failure. Only servers of a stack in the background (`cargo stack \
+         up` without --foreground) can be stopped and started one by one."
+    )]
+    HasOwner {
+        /// The stack's name.
+        name: String,
+        /// Who runs it.
+        owner_pid: u32,
+    },
+    /// The server to be stopped or used does not run.
+    #[error(
+        "{server} of the stack `{name}` is not running. `cargo stack start {word} --name {name}` \
+         starts it, `cargo stack status --name {name}` shows how both are.",
+        word = server.word()
+    )]
+    NotRunning {
+        /// Which one.
+        server: Kind,
+        /// The stack's name.
+        name: String,
+    },
+    /// The server to be started runs.
+    #[error("{server} of the stack `{name}` is running already.")]
+    AlreadyRunning {
+        /// Which one.
+        server: Kind,
+        /// The stack's name.
+        name: String,
+    },
     /// The server ended before it was ready.
     #[error(
         "{server} ended while starting ({status}). The last lines of {log}:\n{tail}",

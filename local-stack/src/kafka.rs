@@ -42,16 +42,30 @@ pub(crate) fn prepare_with(
     }
     let properties = setup.folder.join("server.properties");
     fs::write(&properties, self::properties(setup)).doing("cannot write", &properties)?;
+    server(dist, &setup.folder, setup.port, class_archive_flags)
+}
+
+/// The broker of a folder that was prepared before, with the settings it has there.
+pub(crate) fn prepared(dist: &Dist, folder: &Path, port: u16) -> Result<Server, StackError> {
+    server(dist, folder, port, &dist.class_archive_flags())
+}
+
+fn server(
+    dist: &Dist,
+    folder: &Path,
+    port: u16,
+    class_archive_flags: &[OsString],
+) -> Result<Server, StackError> {
     Ok(Server::new(Launch {
         kind: Kind::Kafka,
         program: dist.java().path.clone(),
-        arguments: arguments(dist, &setup.folder, class_archive_flags),
+        arguments: arguments(dist, folder, class_archive_flags),
         // Sorted, where `libs/*` is in the order of the folder: the archive of loaded classes
         // holds for this very list only.
         environment: vec![("CLASSPATH", dist.class_path()?)],
         user: None,
-        folder: setup.folder.clone(),
-        port: setup.port,
+        folder: folder.to_owned(),
+        port,
         is_ready,
     }))
 }

@@ -14,6 +14,14 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// As the command line calls it, and its folder.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Kind::Kafka => "kafka",
+            Kind::Postgres => "postgres",
+        }
+    }
+
     pub(crate) fn port_flag(self) -> &'static str {
         match self {
             Kind::Kafka => "--kafka-port",

@@ -1,6 +1,7 @@
 //! Command line: starts, stops and shows a stack.
 
 mod commands;
+mod tool;
 
 use std::process::ExitCode;
 

@@ -41,6 +41,13 @@ impl Postgres {
         let file = data.join("postgresql.conf");
         fs::write(&file, settings_file(port, settings)).doing("cannot write", &file)?;
         files::give(&file, user)?;
+        Self::prepared(dist, folder, port)
+    }
+
+    /// The server of a folder that was prepared before, with the settings it has there.
+    pub(crate) fn prepared(dist: &Dist, folder: &Path, port: u16) -> Result<Postgres, StackError> {
+        let user = user::for_postgres()?;
+        let data = folder.join("data");
         let server = Server::new(Launch {
             kind: Kind::Postgres,
             program: dist.postgres_program("postgres"),

@@ -48,10 +48,7 @@ impl Place {
     }
 
     pub(crate) fn server(&self, kind: Kind) -> PathBuf {
-        self.0.join(match kind {
-            Kind::Kafka => "kafka",
-            Kind::Postgres => "postgres",
-        })
+        self.0.join(kind.word())
     }
 
     /// The server's process, if it runs.

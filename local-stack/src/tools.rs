@@ -4,10 +4,12 @@ use std::ffi::OsStr;
 use std::path::Path;
 use std::process::Command;
 
+use crate::background;
 use crate::dist::Dist;
 use crate::error::StackError;
 use crate::home::Home;
 use crate::java::Java;
+use crate::kind::Kind;
 use crate::stack::Stack;
 
 impl Stack {
@@ -15,14 +17,31 @@ impl Stack {
     /// for this broker; returns what it printed. Takes one or two seconds.
     pub fn kafka_tool(&self, class: &str, arguments: &[&str]) -> Result<String, StackError> {
         let dist = Dist::ensure(&Home::find()?)?;
-        let mut command = Command::new(&dist.java().path);
-        command
-            .env("CLASSPATH", dist.class_path()?)
-            .args(["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-XX:-UsePerfData"])
-            .args([class, "--bootstrap-server", self.bootstrap_servers()])
-            .args(arguments);
-        run("running a tool of Kafka", &mut command)
+        let mut command = tool_of(&dist, class, self.bootstrap_servers())?;
+        run("running a tool of Kafka", command.args(arguments))
     }
+}
+
+/// One of Kafka's tools, by the name of its class, for the broker of the stack of that name: to be
+/// given its arguments and run.
+pub fn kafka_tool(name: &str, class: &str) -> Result<Command, StackError> {
+    let Some(status) = background::status(name)? else {
+        return Err(StackError::NotUp { name: name.to_owned() });
+    };
+    if status.kafka_pid.is_none() {
+        // It would go on trying.
+        return Err(StackError::NotRunning { server: Kind::Kafka, name: name.to_owned() });
+    }
+    tool_of(&Dist::ensure(&Home::find()?)?, class, &status.endpoints.bootstrap_servers)
+}
+
+fn tool_of(dist: &Dist, class: &str, bootstrap_servers: &str) -> Result<Command, StackError> {
+    let mut command = Command::new(&dist.java().path);
+    command
+        .env("CLASSPATH", dist.class_path()?)
+        .args(["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-XX:-UsePerfData"])
+        .args([class, "--bootstrap-server", bootstrap_servers]);
+    Ok(command)
 }
 
 /// A key for a server on 127.0.0.1 with a certificate of its own making.

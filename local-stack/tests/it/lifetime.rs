@@ -4,7 +4,13 @@ use std::process::{Child, Stdio};
 
 use crate::client::{Down, Seen, eventually, local_stack, runs, said, seen};
 
-struct Foreground(Child);
+pub(crate) struct Foreground(Child);
+
+impl Foreground {
+    pub(crate) fn pid(&self) -> u32 {
+        self.0.id()
+    }
+}
 
 impl Drop for Foreground {
     fn drop(&mut self) {
@@ -13,7 +19,7 @@ impl Drop for Foreground {
     }
 }
 
-fn up_in_foreground(name: &str) -> (Foreground, Seen) {
+pub(crate) fn up_in_foreground(name: &str) -> (Foreground, Seen) {
     let child = local_stack()
         .args(["up", "--foreground", "--kafka-port", "0", "--postgres-port", "0", "--name", name])
         .stderr(Stdio::piped())

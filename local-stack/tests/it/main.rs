@@ -7,5 +7,6 @@ mod client;
 mod command;
 mod disturbed;
 mod lifetime;
+mod one_server;
 mod ready;
 mod refused;
