@@ -75,8 +75,13 @@ fn write_record(out: &mut String, story: &Story, record: &RecordStory) -> std::f
         ("waiting", _) => write_waiting(out, record.waiting.as_ref()),
         ("pending", _) => writeln!(out, "  pending: the consumer has not come to it"),
         ("duplicate", Some(claim)) => {
-            let first = place(claim);
-            writeln!(out, "  duplicate of {first}, which was {}", word(claim))?;
+            let (other, became) = (place(claim), word(claim));
+            // The claim that its own dead letter had is now that of the copy.
+            if letter.is_some_and(|letter| is_of(letter, story, record)) {
+                writeln!(out, "  dead-lettered; its redriven copy, {other}, was {became}")?;
+            } else {
+                writeln!(out, "  duplicate of {other}, which was {became}")?;
+            }
             write_letter(out, letter)
         }
         ("id_conflict", Some(claim)) => {
@@ -121,6 +126,11 @@ fn write_waiting(out: &mut String, waiting: Option<&Waiting>) -> std::fmt::Resul
         Some(text) => writeln!(out, "  {}", one_line(text, 300)),
         None => Ok(()),
     }
+}
+
+fn is_of(letter: &DeadLetterSummary, story: &Story, record: &RecordStory) -> bool {
+    (&letter.topic, letter.partition, letter.offset)
+        == (&story.topic, record.partition, record.offset)
 }
 
 fn decided(claim: &Claim) -> String {

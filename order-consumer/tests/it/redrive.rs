@@ -75,6 +75,10 @@ fn a_redriven_message_is_applied_once_and_everything_else_with_its_id_is_a_dupli
     assert_eq!(status(&world), "paid");
     assert_eq!(states(&world), [("resolved".to_owned(), 1)]);
     assert_eq!(fates(&redrive(&world, &[&message_id(2).to_string()])), ["already"]);
+    // The story tells the record that died from those that were sent again.
+    let story = world.run("show", &[&message_id(2).to_string()]).stdout;
+    assert_eq!(story.matches("dead-lettered; its redriven copy, ").count(), 1, "{story}");
+    assert_eq!(story.matches("duplicate of ").count(), 2, "{story}");
     assert_eq!(world.number("SELECT count(*) FROM outbox"), 0);
     // Everything is read again.
     world.commit_offset(0, 0);
