@@ -24,8 +24,9 @@
 //! ```
 //!
 //! The servers end with the process that started them, also when it is killed; the command
-//! `cargo stack up` leaves them in the background until `cargo stack down`. PostgreSQL's user
-//! `orders`, password `orders`, is a superuser, and both servers listen on 127.0.0.1 only.
+//! `cargo stack up` leaves them in the background until `cargo stack down`, where `stop` and `start`
+//! make an outage of one. PostgreSQL's user `orders`, password `orders`, is a superuser, and both
+//! servers listen on 127.0.0.1 only.
 
 mod background;
 mod bouncer;
