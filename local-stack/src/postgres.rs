@@ -5,10 +5,13 @@ use std::fs;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
+use rustix::process::Signal;
+
 use crate::dist::Dist;
 use crate::error::{IoContext, StackError};
 use crate::files;
 use crate::kind::Kind;
+use crate::processes;
 use crate::server::{Launch, Server};
 use crate::user::{self, User};
 
@@ -59,6 +62,19 @@ impl Postgres {
             is_ready,
         });
         Ok(Postgres { server, data, user })
+    }
+
+    /// Ends the server and all of its backends by SIGKILL, as a power failure would: a statement that
+    /// one is in does not finish.
+    pub fn kill_with_backends(&self) -> Result<(), StackError> {
+        let Some(pid) = self.pid() else { return Ok(()) };
+        // Frozen, it starts no more of them.
+        self.pause()?;
+        for backend in processes::children_of(pid) {
+            processes::signal(backend, Signal::KILL)?;
+        }
+        self.kill();
+        Ok(())
     }
 
     /// Keeps the state of all databases in a new folder. PostgreSQL is stopped meanwhile and

@@ -57,6 +57,36 @@ pub(crate) fn gone_within(patience: Duration, pid: u32, folder: &Path) -> bool {
     false
 }
 
+/// The processes that this one has started.
+pub(crate) fn children_of(pid: u32) -> Vec<u32> {
+    parents().into_iter().filter(|(_, parent)| *parent == pid).map(|(child, _)| child).collect()
+}
+
+/// Every process, and who has started it.
+#[cfg(target_os = "linux")]
+fn parents() -> Vec<(u32, u32)> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter_map(|pid: u32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // Behind the name, which may have anything in it: the state, then the parent.
+        let (_, behind_name) = stat.rsplit_once(')')?;
+        Some((pid, behind_name.split_whitespace().nth(1)?.parse().ok()?))
+    })
+    .collect()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn parents() -> Vec<(u32, u32)> {
+    let output = std::process::Command::new("ps").args(["-A", "-o", "pid=,ppid="]).output();
+    let text = output.map(|output| output.stdout).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let pairs = text.lines().filter_map(|line| line.trim().split_once(char::is_whitespace));
+    pairs
+        .filter_map(|(pid, parent)| Some((pid.parse().ok()?, parent.trim().parse().ok()?)))
+        .collect()
+}
+
 fn to_pid(pid: u32) -> Option<Pid> {
     Pid::from_raw(i32::try_from(pid).ok()?)
 }
@@ -79,6 +109,16 @@ fn command_line(pid: u32) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_child_is_found_among_all_processes_and_a_stranger_is_not_taken_for_one() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let children = children_of(std::process::id());
+        assert!(children.contains(&child.id()), "{children:?}");
+        assert!(!children.contains(&std::process::id()));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
 
     #[test]
     fn a_process_number_counts_only_with_the_folder_it_works_on() {
