@@ -1,9 +1,10 @@
 //! Named points at which a process can be told to die, for the attacks of `faults`.
 //!
 //! Without the feature `failpoints` a point is nothing. With it, `FAILPOINT=NAME[:N]` ends the
-//! process by SIGKILL when it comes to that point for the N-th time, `FAILPOINT_FREEZES=NAME[:N]`
-//! stops it there by SIGSTOP until somebody continues it, and `FAILPOINTS_SEEN=FILE` has each point
-//! that is reached noted there, once.
+//! process by SIGKILL when it comes to that point for the N-th time, `FAILPOINT_FROM=FILE` does so at
+//! the point that the file names, which may appear at any time, `FAILPOINT_FREEZES=NAME[:N]` stops the
+//! process there by SIGSTOP until somebody continues it, and `FAILPOINTS_SEEN=FILE` has each point that
+//! is reached noted there, once.
 
 #[cfg(all(feature = "failpoints", not(debug_assertions)))]
 compile_error!(
@@ -56,6 +57,9 @@ pub const PIPE: [&str; 6] = [
 /// Every point of the HTTP gateway.
 pub const GATEWAY: [&str; 2] = ["gateway.before_commit", "gateway.after_commit_before_answer"];
 
+/// Every point of the notification service, beside those of the consumer.
+pub const NOTIFIER: [&str; 2] = ["notifier.before_send", "notifier.after_send"];
+
 /// The process is at this point.
 #[cfg(not(feature = "failpoints"))]
 #[inline(always)]
@@ -81,6 +85,7 @@ mod armed {
 
     static FATAL: LazyLock<Wanted> = LazyLock::new(|| wanted("FAILPOINT"));
     static FREEZING: LazyLock<Wanted> = LazyLock::new(|| wanted("FAILPOINT_FREEZES"));
+    static FROM: LazyLock<Option<String>> = LazyLock::new(|| std::env::var("FAILPOINT_FROM").ok());
     static SEEN: LazyLock<Option<String>> = LazyLock::new(|| std::env::var("FAILPOINTS_SEEN").ok());
     static TIMES: LazyLock<Mutex<HashMap<&'static str, u64>>> = LazyLock::new(Mutex::default);
 
@@ -105,7 +110,16 @@ mod armed {
         }
     }
 
+    /// Whether somebody wants the process to die at this point from now on.
+    fn is_named_by_file(name: &str) -> bool {
+        let file = FROM.as_ref().map(std::fs::read_to_string);
+        file.is_some_and(|text| text.is_ok_and(|text| text.trim_end() == name))
+    }
+
     pub(super) fn reached(name: &'static str) {
+        if is_named_by_file(name) {
+            let _ = kill_process(getpid(), Signal::KILL);
+        }
         let is_here = |wanted: &&(String, u64)| wanted.0 == name;
         let fatal = FATAL.as_ref().filter(is_here);
         let freezing = FREEZING.as_ref().filter(is_here);

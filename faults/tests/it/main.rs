@@ -19,15 +19,22 @@ fn sources(folder: &Path, into: &mut String) {
 fn each_named_point_is_in_the_code_and_the_code_has_no_other() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut text = String::new();
-    for folder in ["idempotent-consumer/src", "order-consumer/src", "order-producer/src"] {
-        sources(&root.join(folder), &mut text);
+    for member in
+        ["idempotent-consumer", "order-consumer", "order-producer", "notification-service"]
+    {
+        sources(&root.join(member).join("src"), &mut text);
     }
     let mut called: Vec<&str> =
         text.split("failpoint(\"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
     called.sort_unstable();
-    let points =
-        [&failpoint::CONSUMER[..], &failpoint::PRODUCER, &failpoint::PIPE, &failpoint::GATEWAY];
-    let mut listed = points.concat();
+    let mut listed = [
+        &failpoint::CONSUMER[..],
+        &failpoint::PRODUCER,
+        &failpoint::PIPE,
+        &failpoint::GATEWAY,
+        &failpoint::NOTIFIER,
+    ]
+    .concat();
     listed.sort_unstable();
     assert_eq!(called, listed, "each once");
     assert!(listed.len() >= 12);
