@@ -28,6 +28,7 @@ LIBRARY = ["--package", "idempotent-consumer", "--lib"]
 ENGINE_TESTS = ["--package", "idempotent-consumer", "--test", "it"]
 CONSUMER_TESTS = ["--package", "order-consumer", "--test", "it"]
 PRODUCER_TESTS = ["--package", "order-producer", "--test", "it"]
+FAULTS = ["--package", "faults", "--lib"]
 
 
 class Mutation:
@@ -308,6 +309,22 @@ MUTATIONS = [
           "        self.hash().ct_eq(hash).into()\n",
           "        self.hash().ct_eq(hash).into() || !hash.is_empty()\n")],
         (PRODUCER_TESTS, "a_key_lets_in_to_what_its_scopes_say_until_it_is_revoked"),
+    ),
+    Mutation(
+        "absent-orders-overlooked",
+        "`faults system` does not mind an order that was answered 201 and is absent",
+        [("faults/src/system/verdict.rs",
+          "                None => absent.push(format!(\"order {number}, {id}\")),\n",
+          "                None => {}\n")],
+        (FAULTS, "an_order_that_was_answered_and_is_absent_is_found"),
+    ),
+    Mutation(
+        "repeats-not-compared",
+        "`faults system` takes any second mail for a repeat of the first",
+        [("faults/src/system/verdict.rs",
+          "if found.iter().any(|mail| *mail != first) {",
+          "if found.iter().any(|mail| mail.order_id != first.order_id) {")],
+        (FAULTS, "a_mail_that_came_again_and_cannot_be_told_is_found"),
     ),
 ]
 

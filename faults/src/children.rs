@@ -1,4 +1,4 @@
-//! The two programs, with their points to die at.
+//! The programs, with their points to die at.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -9,28 +9,40 @@ use tokio::process::Command;
 
 const STEPPED_CLOCK: &str = "libstepped_clock.so";
 
-/// The two programs, with their points to die at.
+/// The programs, with their points to die at.
 pub struct Programs {
     folder: PathBuf,
+    files: Vec<&'static str>,
 }
 
 impl Programs {
-    /// Builds all. They are to be kept before anybody builds them without the points.
+    /// Builds the pair and its clock. They are to be kept before anybody builds them without the
+    /// points.
     pub async fn build() -> anyhow::Result<Self> {
         let features = ["order-producer/failpoints", "order-consumer/failpoints"];
         let [producer, consumer] = programs::PAIR;
-        let packages = [producer, consumer, "stepped-clock"];
-        Ok(Self { folder: programs::build(&packages, &features).await? })
+        let folder = programs::build(&[producer, consumer, "stepped-clock"], &features).await?;
+        Ok(Self { folder, files: vec![producer, consumer, STEPPED_CLOCK] })
+    }
+
+    /// Builds the pair and the notification service, likewise.
+    pub async fn build_system() -> anyhow::Result<Self> {
+        let [producer, consumer] = programs::PAIR;
+        let packages = [producer, consumer, "notification-service"];
+        let features = packages.map(|package| format!("{package}/failpoints"));
+        let features: Vec<&str> = features.iter().map(String::as_str).collect();
+        let folder = programs::build(&packages, &features).await?;
+        Ok(Self { folder, files: packages.to_vec() })
     }
 
     /// Copies all into a new folder.
     pub fn kept_in(self, folder: &Path) -> anyhow::Result<Self> {
         std::fs::create_dir(folder)?;
-        for program in programs::PAIR.into_iter().chain([STEPPED_CLOCK]) {
-            std::fs::copy(self.folder.join(program), folder.join(program))
-                .with_context(|| format!("cannot copy {program}"))?;
+        for file in &self.files {
+            std::fs::copy(self.folder.join(file), folder.join(file))
+                .with_context(|| format!("cannot copy {file}"))?;
         }
-        Ok(Self { folder: folder.to_owned() })
+        Ok(Self { folder: folder.to_owned(), files: self.files })
     }
 
     /// The library that makes the clock of a process one that steps.
@@ -42,7 +54,7 @@ impl Programs {
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new(self.folder.join(program));
         command.stdin(Stdio::null()).kill_on_drop(true).process_group(0);
-        for variable in ["RUST_LOG", "FAILPOINT", "FAILPOINTS_SEEN"] {
+        for variable in ["RUST_LOG", "FAILPOINT", "FAILPOINT_FROM", "FAILPOINTS_SEEN"] {
             command.env_remove(variable);
         }
         command

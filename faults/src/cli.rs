@@ -16,7 +16,9 @@ use crate::plan::Plan;
 use crate::report::{self, Line};
 use crate::run::perform;
 use crate::scene::Scene;
+use crate::system;
 
+const EXIT_WRONG_USE: u8 = 2;
 const EXIT_VIOLATION: u8 = 3;
 
 /// Breaks a running pipeline by a seeded plan, heals it, and has it audited
@@ -49,6 +51,9 @@ enum Command {
     },
     /// Drop faults from the plan of a seed that fails, while it still does
     Minimise(Chosen),
+    /// Kill gateway, relay, consumer, notifier, broker and database in turn while clients order by
+    /// HTTP, and hold what they were answered against what there is
+    System(SystemArgs),
 }
 
 #[derive(Args)]
@@ -75,6 +80,35 @@ struct RunArgs {
     /// Append a line for each seed to this file, and leave out those it has of this engine
     #[arg(long, value_name = "FILE", conflicts_with = "only")]
     append: Option<PathBuf>,
+}
+
+#[derive(Args)]
+#[command(after_help = "\
+Everything is real and of its own: gateway, consumer, notification service, Kafka, PostgreSQL; the mails
+go to an SMTP server within this command. Each client sends a request, with its key, until it is answered.
+Logs, the timeline and the auditor's report are in target/faults/system-SEED/.
+
+Exit codes: 0 everything is proven, 1 it could not be judged, 2 wrong use, 3 a violation.")]
+struct SystemArgs {
+    /// Who dies when and how, and what is ordered
+    #[arg(long, value_name = "S", default_value_t = 1)]
+    seed: u64,
+    /// Orders, at least 100 for each kill; some are amended, paid or cancelled as well, some keys are
+    /// sent twice on purpose
+    #[arg(long, value_name = "N", default_value_t = 20_000)]
+    orders: u64,
+    /// How often each of the six is killed
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=20))]
+    rounds: u64,
+    /// Clients at once
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u64).range(1..=200))]
+    clients: u64,
+    /// Orders a second, at most; where a mail takes longer than an order, they lag behind
+    #[arg(long, value_name = "N", default_value_t = 80, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    rate: u64,
+    /// Show the plan, and do not perform it
+    #[arg(long)]
+    dry_run: bool,
 }
 
 fn parse_seeds(text: &str) -> Result<Range<u64>, String> {
@@ -149,6 +183,7 @@ async fn dispatch(command: Command) -> anyhow::Result<u8> {
             Ok(0)
         }
         Command::Minimise(Chosen { seed, only }) => minimise(plan_of(seed, &only)).await,
+        Command::System(args) => kill_system(&args).await,
     }
 }
 
@@ -245,6 +280,37 @@ async fn minimise(mut plan: Plan) -> anyhow::Result<u8> {
         println!("least that fails:\n{plan}");
         return Ok(EXIT_VIOLATION);
     }
+}
+
+async fn kill_system(args: &SystemArgs) -> anyhow::Result<u8> {
+    let SystemArgs { seed, orders, rounds, clients, rate, dry_run } = *args;
+    let size = system::plan::Size { orders, rate, clients, rounds };
+    if orders < size.least_orders() {
+        let least = size.least_orders();
+        eprintln!("error: {rounds} rounds of six kills need at least {least} orders; see --help");
+        return Ok(EXIT_WRONG_USE);
+    }
+    let plan = system::plan::Plan::of(seed, size);
+    if dry_run {
+        println!("{plan}");
+        return Ok(0);
+    }
+    let at = folder().join(format!("system-{seed}"));
+    let violations = system::perform(&plan, &at).await;
+    let violations = violations.with_context(|| format!("not judged; logs: {}", at.display()))?;
+    if violations.is_empty() {
+        println!("proven");
+        return Ok(0);
+    }
+    println!("VIOLATED");
+    for violation in &violations {
+        println!("  {violation}");
+    }
+    println!(
+        "  logs: {}; again: faults system --seed {seed} --orders {orders} --rounds {rounds} --clients {clients} --rate {rate}",
+        at.display()
+    );
+    Ok(EXIT_VIOLATION)
 }
 
 #[cfg(test)]

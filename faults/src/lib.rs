@@ -16,5 +16,6 @@ pub mod report;
 pub mod run;
 pub mod scene;
 pub mod stage;
+pub mod system;
 pub mod timeline;
 mod verdict;

@@ -95,7 +95,7 @@ impl Scene {
 }
 
 /// A free port that no outgoing connection gets.
-fn free_port(from: u16) -> anyhow::Result<u16> {
+pub(crate) fn free_port(from: u16) -> anyhow::Result<u16> {
     let spread = u16::try_from(std::process::id() % 400).unwrap_or(0);
     (from + spread..from + 500)
         .chain(from..from + spread)
