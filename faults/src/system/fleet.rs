@@ -215,24 +215,22 @@ impl Fleet {
         died.map(|(_, name)| name).with_context(|| format!("{} outlived SIGKILL", member.name()))
     }
 
-    /// Has the first of these that comes to a point die there. `None`: none came.
+    /// Has the first of these that comes to its point die there. `None`: none came.
     pub(super) async fn kill_at(
         &self,
-        members: &[Member],
-        point: &str,
+        points: &[(Member, &str)],
         patience: Duration,
     ) -> anyhow::Result<Option<(Member, String)>> {
-        for member in members {
+        for (member, point) in points {
             self.condemn(*member);
             std::fs::write(self.point_file(*member), point)?;
         }
-        let died = self.death_of(members, patience).await;
+        let members: Vec<Member> = points.iter().map(|(member, _)| *member).collect();
+        let died = self.death_of(&members, patience).await;
         for member in members {
-            std::fs::remove_file(self.point_file(*member))?;
-        }
-        for member in members {
-            if died.as_ref().is_none_or(|(dead, _)| dead != member) {
-                self.slot(*member).is_condemned = false;
+            std::fs::remove_file(self.point_file(member))?;
+            if died.as_ref().is_none_or(|(dead, _)| *dead != member) {
+                self.slot(member).is_condemned = false;
             }
         }
         Ok(died)

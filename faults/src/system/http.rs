@@ -57,12 +57,11 @@ impl<'a> Connection<'a> {
     ) -> Result<Answer, Failure> {
         let kept = self.stream.take();
         let asked = async {
-            let mut stream = match kept {
-                Some(stream) => stream,
-                None => {
-                    let stream = TcpStream::connect(self.address).await;
-                    BufReader::new(stream.map_err(|_| Failure::Refused)?)
-                }
+            let mut stream = if let Some(stream) = kept {
+                stream
+            } else {
+                let stream = TcpStream::connect(self.address).await;
+                BufReader::new(stream.map_err(|_| Failure::Refused)?)
             };
             let answer = exchange(&mut stream, &self.bytes(request)).await;
             answer.map(|answer| (answer, stream)).map_err(|_| Failure::Cut)

@@ -1,5 +1,6 @@
 //! The deaths of a plan, one after the other.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,8 +18,8 @@ use super::recovery::Recoveries;
 /// How long it may take until a process comes to a point. Behind the death of a relay the next one has
 /// to wait for its lease of 15 s.
 const POINT_WITHIN: Duration = Duration::from_secs(40);
-/// How long it takes at most until a relay that has the lease, and something to do, comes to a point.
-const RELAY_WITHIN: Duration = Duration::from_secs(3);
+/// Where a relay has rows that are not sent, so that the one behind it has something to do.
+const HANDS_FULL: &str = "relay.before_send";
 
 /// Who died.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,7 +76,7 @@ impl Killer<'_> {
         let rows = self.outbox().await;
         let name = match how {
             How::AtOnce => self.fleet.kill(member).await?,
-            How::At(point) => match self.fleet.kill_at(&[member], point, POINT_WITHIN).await? {
+            How::At(point) => match self.fleet.kill_at(&[(member, point)], POINT_WITHIN).await? {
                 Some((_, name)) => name,
                 None => bail!("{} did not come to {point} within 40 s", member.name()),
             },
@@ -98,25 +99,25 @@ impl Killer<'_> {
             deaths.iter().filter(|death| death.relay_of == Some(member)).count()
         };
         let (api, consumer) = (of(&self.deaths, Member::Api), of(&self.deaths, Member::Consumer));
-        let both = [Member::Api, Member::Consumer];
-        if api == consumer {
-            let died = self.fleet.kill_at(&both, point, POINT_WITHIN).await?;
-            let (member, name) = died.with_context(|| format!("no relay came to {point}"))?;
-            self.died(Victim::Relay, Some(member), &name, how, rows);
-            return self.bring_back(member, down).await;
-        }
-        let (wanted, other) = if api < consumer { (both[0], both[1]) } else { (both[1], both[0]) };
-        let mut died = self.fleet.kill_at(&[wanted], point, RELAY_WITHIN).await?;
-        let is_other_away = died.is_none();
+        let points = match api.cmp(&consumer) {
+            Ordering::Equal => [(Member::Api, point), (Member::Consumer, point)],
+            Ordering::Less => [(Member::Api, point), (Member::Consumer, HANDS_FULL)],
+            Ordering::Greater => [(Member::Consumer, point), (Member::Api, HANDS_FULL)],
+        };
+        let [(wanted, _), (other, _)] = points;
+        let nobody = || format!("no relay came to {point}");
+        let mut died = self.fleet.kill_at(&points, POINT_WITHIN).await?.with_context(nobody)?;
+        let is_other_away = api != consumer && died.0 == other;
         if is_other_away {
-            let name = self.fleet.kill(other).await?;
             self.fleet.timeline.note(format!(
-                "SIGKILL to {name}, which has the lease and stays away until {} has it",
+                "SIGKILL to {} as the relay at {HANDS_FULL}; it stays away until {} relays",
+                died.1,
                 wanted.name()
             ));
-            died = self.fleet.kill_at(&[wanted], point, POINT_WITHIN).await?;
+            let taken_over = self.fleet.kill_at(&[(wanted, point)], POINT_WITHIN).await?;
+            died = taken_over.with_context(nobody)?;
         }
-        let (member, name) = died.with_context(|| format!("no relay came to {point}"))?;
+        let (member, name) = died;
         self.died(Victim::Relay, Some(member), &name, how, rows);
         if is_other_away {
             self.bring_back(other, Duration::ZERO).await?;

@@ -104,6 +104,20 @@ pub(super) async fn outbox(connection: &mut PgConnection) -> anyhow::Result<i64>
     Ok(tokio::time::timeout(LIMIT, asked).await??)
 }
 
+/// Notifications that have an outcome, and rows that wait in outboxes and retry queues.
+pub(super) async fn notified(connection: &mut PgConnection) -> anyhow::Result<(i64, i64)> {
+    let asked = sqlx::query_as(
+        r"
+        SELECT (SELECT count(*) FROM notifications.processed_messages),
+               (SELECT count(*) FROM outbox) + (SELECT count(*) FROM retry_queue)
+               + (SELECT count(*) FROM notifications.outbox)
+               + (SELECT count(*) FROM notifications.retry_queue)
+        ",
+    )
+    .fetch_one(connection);
+    Ok(tokio::time::timeout(LIMIT, asked).await??)
+}
+
 /// All that is there in the end.
 pub(super) async fn tables(connection: &mut PgConnection) -> anyhow::Result<Tables> {
     let orders = sqlx::query_as(
@@ -152,16 +166,10 @@ pub(super) async fn tables(connection: &mut PgConnection) -> anyhow::Result<Tabl
             others.push(format!("{code}: {} of order {}", what.1, what.0));
         }
     }
-    let (claims, left_over) = sqlx::query_as(
-        r"
-        SELECT (SELECT count(*) FROM processed_messages),
-               (SELECT count(*) FROM outbox) + (SELECT count(*) FROM retry_queue)
-               + (SELECT count(*) FROM notifications.outbox)
-               + (SELECT count(*) FROM notifications.retry_queue)
-        ",
-    )
-    .fetch_one(&mut *connection)
-    .await?;
+    let claims = sqlx::query_scalar("SELECT count(*) FROM processed_messages")
+        .fetch_one(&mut *connection)
+        .await?;
+    let (_, left_over) = notified(connection).await?;
     Ok(Tables {
         orders,
         sums: sums

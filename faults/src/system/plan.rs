@@ -57,8 +57,10 @@ impl Victim {
                 How::At("consumer.after_commit"),
                 How::At("consumer.after_effects"),
             ],
+            // It relays its own dead letters, to those who have no address.
             Self::Notifier => &[
                 How::At("notifier.after_send"),
+                How::At("relay.after_send_before_delete"),
                 How::AtOnce,
                 How::At("notifier.before_send"),
                 How::At("consumer.after_commit"),

@@ -10,8 +10,10 @@ use tokio::time::sleep;
 use super::fleet::Fleet;
 use super::look;
 
-/// Within which it has to.
-const LIMIT: Duration = Duration::from_mins(2);
+/// Within which it has to have taken effect.
+const APPLIED_WITHIN: Duration = Duration::from_mins(2);
+/// Within which the customers have to have been told: mails are sent one by one, and lag behind.
+const TOLD_WITHIN: Duration = Duration::from_mins(5);
 const POLL: Duration = Duration::from_millis(250);
 /// Transactions may commit so much later than they begin.
 const LATE_S: f64 = 20.0;
@@ -47,7 +49,7 @@ impl Recoveries {
             let asked = async { look::now(&mut fleet.connect().await?).await };
             match asked.await {
                 Ok(now) => break now,
-                Err(error) if began.elapsed() > LIMIT => return Err(error),
+                Err(error) if began.elapsed() > APPLIED_WITHIN => return Err(error),
                 Err(_) => sleep(POLL).await,
             }
         };
@@ -120,10 +122,13 @@ impl Recoveries {
 
     fn give_up(&self, fleet: &Fleet) {
         lock(&self.pending).retain(|one| {
-            let is_overdue = one.began.elapsed() > LIMIT;
+            let (limit, missing) = match one.applied_s {
+                None => (APPLIED_WITHIN, "applied"),
+                Some(_) => (TOLD_WITHIN, "told"),
+            };
+            let is_overdue = one.began.elapsed() > limit;
             if is_overdue {
-                let (what, seconds) = (&one.what, LIMIT.as_secs());
-                let missing = if one.applied_s.is_none() { "applied" } else { "told" };
+                let (what, seconds) = (&one.what, limit.as_secs());
                 fleet.violated(format!("{seconds} s behind {what} not everything is {missing}"));
             }
             !is_overdue

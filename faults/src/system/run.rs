@@ -46,6 +46,8 @@ pub async fn perform(plan: &Plan, folder: &Path) -> anyhow::Result<Vec<String>> 
     };
     fleet.timeline.note(format!("all is settled after {:.0} s", began.elapsed().as_secs_f64()));
 
+    let told = book.entries().iter().map(|entry| entry.order.told().len()).sum();
+    wait_for_notifier(&fleet, told).await?;
     let audit = audit(&fleet).await?;
     let tables = look::tables(&mut fleet.connect().await?).await?;
     fleet.stop().await?;
@@ -75,11 +77,30 @@ async fn send_and_kill(
 ) -> anyhow::Result<Vec<Death>> {
     let answered = book.answered();
     let killer = Killer { fleet, plan, book, answered, recoveries, deaths: Vec::new() };
-    let ((), deaths) =
-        tokio::try_join!(async { anyhow::Ok(book.send_all().await) }, killer.kill_all())?;
+    let send = async {
+        book.send_all().await;
+        anyhow::Ok(())
+    };
+    let ((), deaths) = tokio::try_join!(send, killer.kill_all())?;
     recoveries.begin(fleet, "the last order").await?;
     recoveries.all_over().await;
     Ok(deaths)
+}
+
+/// Waits until nothing waits any more, mails to those without an address included. What is missing after
+/// a while is for the verdict to say.
+async fn wait_for_notifier(fleet: &Fleet, told: usize) -> anyhow::Result<()> {
+    let told = i64::try_from(told)?;
+    let deadline = Instant::now() + Duration::from_mins(1);
+    let mut connection = fleet.connect().await?;
+    while Instant::now() < deadline {
+        let (notified, left_over) = look::notified(&mut connection).await?;
+        if notified >= told && left_over == 0 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    Ok(())
 }
 
 /// The auditor's word; what it finds is a violation.
