@@ -3,6 +3,7 @@
 mod ends;
 mod error;
 mod redriven;
+mod spans;
 mod told;
 mod waiting;
 
@@ -18,6 +19,7 @@ use sqlx::types::time::OffsetDateTime;
 use self::ends::Endings;
 pub(crate) use self::error::PieceError;
 use self::redriven::redriven_of;
+pub(crate) use self::spans::Spans;
 use self::waiting::{Waits, changes, waits_of};
 use crate::deferral::KeyHash;
 use crate::failpoint::failpoint;
@@ -35,6 +37,7 @@ use crate::store::batch::{Committed, Counts, Ends, LaneName, Opened};
 use crate::store::claims::Claiming;
 use crate::store::copies::Ended;
 use crate::store::retry_queue::{Changes, Due};
+use crate::telemetry::Span;
 
 /// The decoded records of a batch, in the order of the log.
 pub(crate) struct Batch<B> {
@@ -59,6 +62,8 @@ struct Item<B> {
     first_failed_at: Option<OffsetDateTime>,
     /// It says that it is redriven.
     ticket: Option<Ticket>,
+    /// If its trace is sampled and spans are exported.
+    span: Option<Box<Span>>,
 }
 
 enum Slot<B> {
@@ -108,16 +113,19 @@ impl<B> Item<B> {
     fn new(record: Record, identity: Identity, content: Content, body: Option<B>) -> Self {
         let Identity { id, fingerprint, event_type } = identity;
         let ticket = Ticket::of(&record).filter(|ticket| ticket.id == id);
+        let span = spans::begun(&record);
+        let trace = span.as_ref().map(|span| span.context());
         Self {
             candidate: Candidate { id, fingerprint, content, of_old_log: false },
             slot: match body {
-                Some(body) => Slot::Usable(Message { id, event_type, body, record }),
+                Some(body) => Slot::Usable(Message { id, event_type, body, record, trace }),
                 None => Slot::Other { record, event_type },
             },
             queue_no: None,
             waits_for_nobody: false,
             first_failed_at: None,
             ticket,
+            span,
         }
     }
 
@@ -306,6 +314,17 @@ pub(crate) async fn run_piece<H: Handler>(
     let ended = Endings::of(&present, &standings, answers, &conflicts_won, &redriven, plan);
     let mut counts = ended.counts;
     (setting.check_dead_letters)(counts)?;
+    let spans = spans::Piece {
+        setting,
+        batch,
+        plan,
+        range: range.clone(),
+        waits: &waits,
+        present: &present,
+        standings: &standings,
+        ends: &ended,
+    }
+    .spans();
     let (dead, redriven) = ended.letters(&present, &setting.lane.group, claimed.now_ms());
     let queue = changes(setting, batch, plan, range.clone().zip(waits), &mut counts);
     let next_offset = match batch.origin {
@@ -343,19 +362,20 @@ pub(crate) async fn run_piece<H: Handler>(
     lap.ends(Phase::Finishing);
     let committed = finished.commit().await;
     lap.ends(Phase::Committing);
-    if committed.is_ok() {
-        let again = ends.redriven.again.iter().map(|(letter, _)| letter);
-        observe::dead_letters(ends.dead.iter().chain(again).map(|letter| letter.verdict));
-        told::applied(setting.handler, &present, &applied);
-        told::dead(setting.handler, &present, &ended);
-        told::deferred(setting.handler, batch, plan, range);
-    }
-    committed.map(PieceEnd::Committed).map_err(|error| PieceError::Commit {
-        error,
-        next_offset,
-        database_next,
-        counts,
-    })
+    let committed = match committed {
+        Ok(committed) => committed,
+        Err(error) => {
+            let spans = Box::new(spans);
+            return Err(PieceError::Commit { error, next_offset, database_next, counts, spans });
+        }
+    };
+    let again = ends.redriven.again.iter().map(|(letter, _)| letter);
+    observe::dead_letters(ends.dead.iter().chain(again).map(|letter| letter.verdict));
+    told::applied(setting.handler, &present, &applied);
+    told::dead(setting.handler, &present, &ended);
+    told::deferred(setting.handler, batch, plan, range);
+    spans.end();
+    Ok(PieceEnd::Committed(committed))
 }
 
 /// Those messages of a piece that do not wait.
@@ -463,5 +483,6 @@ pub(crate) async fn run_empty(
         next_offset: offset,
         database_next,
         counts,
+        spans: Box::default(),
     })
 }

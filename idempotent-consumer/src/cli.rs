@@ -7,6 +7,8 @@ use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use crate::KafkaSettings;
+#[cfg(feature = "otlp")]
+pub use crate::telemetry::args::TraceArgs;
 
 pub use database::{DatabaseArgs, DatabaseError, check_pooler, pool};
 pub use process::{SignalError, WrongUse, parse, run, stop_on_signals};

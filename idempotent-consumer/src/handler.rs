@@ -11,6 +11,7 @@ use sqlx::PgConnection;
 
 use crate::failure::{FailureClass, class_of_any, database_error, sqlstate};
 use crate::message::{Headers, MessageId, Record};
+use crate::trace_context::TraceContext;
 
 /// Turns a record into what the handler works on. Runs before any SQL.
 pub trait Decoder: Send + Sync + 'static {
@@ -77,6 +78,17 @@ pub struct Message<B> {
     pub body: B,
     /// The record as it was read: key, value, headers, place in the log.
     pub record: Record,
+    /// The span of its being processed, if there is one; see [`trace`](Self::trace).
+    pub(crate) trace: Option<TraceContext>,
+}
+
+impl<B> Message<B> {
+    /// The trace that its effects belong to: what is published or sent for it names this as its cause.
+    /// It is the span of its being processed, or else what the record's `traceparent` names.
+    pub fn trace(&self) -> Option<TraceContext> {
+        let given = || self.record.headers.get_str("traceparent").and_then(TraceContext::parse);
+        self.trace.or_else(given)
+    }
 }
 
 /// What the handler says of one message.

@@ -28,7 +28,7 @@ use self::positioning::application_name;
 use self::recovery::{Failures, Reconnected};
 use self::suspects::InWork;
 use self::turns::Turns;
-use crate::batch::{Batch, PieceEnd, Setting, run_empty, run_piece};
+use crate::batch::{Batch, PieceEnd, Setting, Spans, run_empty, run_piece};
 use crate::failure::FailureClass;
 use crate::handler::{Decoder, Handler};
 use crate::kafka::owner::Command;
@@ -91,6 +91,7 @@ struct InDoubt {
     committed: Committed,
     /// Where that shows.
     witness: Witness,
+    spans: Box<Spans>,
 }
 
 enum Witness {

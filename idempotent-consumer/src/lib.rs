@@ -116,7 +116,9 @@ mod shared;
 mod start;
 mod store;
 pub mod suspects;
+pub mod telemetry;
 pub mod test_kit;
+mod trace_context;
 mod watchdog;
 pub mod window;
 
@@ -151,3 +153,4 @@ pub use message::{Fingerprint, Headers, MessageId, PartitionKey, Record};
 pub use phases::LaneSeconds;
 pub use retry::Backoff;
 pub use store::migrate;
+pub use trace_context::TraceContext;

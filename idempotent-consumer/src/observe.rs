@@ -23,13 +23,15 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// So many codes of dead letters have a label of their own; a handler may make up any.
 const CODES_MAX: usize = 64;
 
-const COUNTERS: [(&str, &str); 6] = [
+const COUNTERS: [(&str, &str); 8] = [
     ("idempotent_consumer_messages_total", "Messages by what became of them in a transaction"),
     ("idempotent_consumer_dead_letters_total", "Messages that became dead letters"),
     ("idempotent_consumer_failed_transactions_total", "Transactions rolled back and tried again"),
     ("idempotent_consumer_infrastructure_failures_total", "Waits for the database or a broker"),
     ("idempotent_consumer_outbox_published_total", "Rows of the outbox that Kafka acknowledged"),
     ("idempotent_consumer_rebalances_total", "Rebalances of the group"),
+    ("idempotent_consumer_spans_exported_total", "Spans that the collector has taken"),
+    ("idempotent_consumer_spans_dropped_total", "Spans that were lost"),
 ];
 const GAUGES: [(&str, &str); 8] = [
     ("idempotent_consumer_lag_records", "Records that Kafka holds and that were not read"),

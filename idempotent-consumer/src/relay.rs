@@ -8,6 +8,7 @@
 //! go out again one to a request, as does everything for a while.
 
 mod round;
+mod spans;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use self::round::Round;
+use self::spans::Sending;
 use crate::failpoint::failpoint;
 use crate::health::Health;
 use crate::kafka::publisher::{Delivery, DeliveryError, Publication, Publisher, PublisherOptions};
@@ -206,11 +208,12 @@ impl Relay {
     ) -> Result<(), RelayError> {
         let Publishing { publisher, pace, deliveries } = publishing;
         let mut ended: Vec<(i64, Result<(), DeliveryError>)> = Vec::new();
+        let mut sending = Sending::default();
         let mut heard_at = Instant::now();
         let mut stalled = None;
         loop {
             failpoint("relay.before_send");
-            hand_over(publisher, round, &mut ended);
+            hand_over(publisher, round, &mut ended, &mut sending);
             if round.under_way() == 0 {
                 break;
             }
@@ -225,6 +228,7 @@ impl Relay {
             };
             if let Some(Delivery { token, outcome }) = delivery {
                 let id = token.cast_signed();
+                sending.ended(id, &outcome);
                 round.ended(id, outcome.is_ok());
                 ended.push((id, outcome.map(|_| ())));
                 heard_at = Instant::now();
@@ -298,6 +302,7 @@ fn hand_over(
     publisher: &Publisher,
     round: &mut Round,
     ended: &mut Vec<(i64, Result<(), DeliveryError>)>,
+    sending: &mut Sending,
 ) {
     while let Some(row) = round.next() {
         let id = row.id;
@@ -308,8 +313,12 @@ fn hand_over(
             value: row.record.value.as_deref(),
             headers: &row.record.headers,
         };
+        let span = spans::begun(&row.record);
         let refused = match publisher.try_send(&record, id.cast_unsigned()) {
-            Ok(true) => continue,
+            Ok(true) => {
+                sending.begun(id, span);
+                continue;
+            }
             // It does not even fit an empty queue.
             Ok(false) if round.under_way() == 1 && publisher.in_flight() == 0 => {
                 let reason = "the record is larger than the publisher's queue".to_owned();

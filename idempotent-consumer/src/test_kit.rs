@@ -50,7 +50,7 @@ pub fn message<B>(id: Uuid, body: B) -> Message<B> {
         value: None,
         headers: Headers::new(),
     };
-    Message { id: MessageId(id), event_type: None, body, record }
+    Message { id: MessageId(id), event_type: None, body, record, trace: None }
 }
 
 /// Runs the handler on the messages in all the ways the engine may, and compares. Returns its

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::spans::Spans;
 use crate::failure::{FailureClass, class_of, keeps_connection, sqlstate};
 use crate::handler::HandlerError;
 use crate::outcome::ClaimVanished;
@@ -14,7 +15,14 @@ pub(crate) enum PieceError {
     Batch(#[from] BatchError),
     /// The commit was sent, and its answer did not come. If it went through, progress is there.
     #[error("the outcome of the commit is unknown: {error}")]
-    Commit { error: BatchError, next_offset: Option<i64>, database_next: i64, counts: Counts },
+    Commit {
+        error: BatchError,
+        next_offset: Option<i64>,
+        database_next: i64,
+        counts: Counts,
+        /// What has become of the messages, if it went through.
+        spans: Box<Spans>,
+    },
     #[error("{0}")]
     Handler(HandlerError),
     #[error("the handler took longer than {} s", .0.as_secs_f64())]

@@ -60,13 +60,13 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
         let code = error.code();
         let suspicious = error.database_error().is_some_and(may_be_of_one_batch);
         // A commit that failed for certain leaves nothing in doubt.
-        if let PieceError::Commit { next_offset, database_next, counts, .. } = error
+        if let PieceError::Commit { next_offset, database_next, counts, spans, .. } = error
             && class == FailureClass::Infrastructure
             && (first.is_some() || database_next > self.database_next)
         {
             let committed = Committed { next_offset, database_next, counts };
             let witness = first.map_or(Witness::Progress, Witness::Left);
-            self.in_doubt = Some(InDoubt { committed, witness });
+            self.in_doubt = Some(InDoubt { committed, witness, spans });
         }
         match class {
             FailureClass::Stop => {
@@ -169,7 +169,7 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
 
     /// What became of a commit in doubt, now that progress stands at `next_offset`.
     async fn resolve(&mut self, next_offset: i64) -> Result<Reconnected, sqlx::Error> {
-        let Some(InDoubt { committed, witness }) = &self.in_doubt else {
+        let Some(InDoubt { committed, witness, .. }) = &self.in_doubt else {
             let as_left = next_offset == self.database_next;
             return Ok(if as_left { Reconnected::AsLeft } else { Reconnected::Moved });
         };
@@ -183,7 +183,10 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
         };
         let in_doubt = self.in_doubt.take();
         Ok(match in_doubt {
-            Some(in_doubt) if went_through => Reconnected::Committed(in_doubt.committed),
+            Some(in_doubt) if went_through => {
+                in_doubt.spans.end();
+                Reconnected::Committed(in_doubt.committed)
+            }
             _ if next_offset == self.database_next => Reconnected::AsLeft,
             _ => Reconnected::Moved,
         })
