@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use idempotent_consumer::failpoint::failpoint;
 use idempotent_consumer::failure::FailureClass;
+use idempotent_consumer::telemetry::{Span, SpanKind};
 use idempotent_consumer::{Answer, Context, HandlerError, Message, MessageHandler};
 use lettre::message::Mailbox;
 use order_events::OrderNotification;
@@ -38,12 +39,17 @@ impl MessageHandler for Notifier {
                 return Ok(Answer::rejected(code, text));
             }
         };
-        let mail = mail::compose(&self.from, &to, message.id.0, notification)
+        let span = Span::child_of(message.trace(), SpanKind::Client, || "send mail".to_owned());
+        let trace = span.as_ref().map(Span::context).or_else(|| message.trace());
+        let mail = mail::compose(&self.from, &to, message.id.0, notification, trace)
             .map_err(|error| HandlerError::with_class(FailureClass::Stop, error))?;
         failpoint("notifier.before_send");
         let began = Instant::now();
         let sent = self.smtp.send(&mail).await;
         observe::attempt(sent.as_deref(), began.elapsed());
+        if let Some(span) = span {
+            end(span, notification, sent.as_ref().err());
+        }
         let reply = match sent {
             Ok(reply) => reply,
             // Nobody's fault but the server's: wait for it.
@@ -71,4 +77,20 @@ impl MessageHandler for Notifier {
         .await?;
         Ok(Answer::Applied)
     }
+
+    fn subject(&self, notification: &OrderNotification) -> Option<String> {
+        Some(notification.order_id.to_string())
+    }
+}
+
+/// What the server made of a mail; of whom it is to, nothing.
+fn end(mut span: Span, notification: &OrderNotification, not_sent: Option<&NotSent>) {
+    span.set("cloudevents.event_subject", notification.order_id.to_string());
+    match not_sent {
+        None => {}
+        Some(NotSent::Away(_)) => span.fail("server_away"),
+        Some(NotSent::PutOff(_)) => span.fail("put_off"),
+        Some(NotSent::Refused { code, .. }) => span.fail(code),
+    }
+    span.end();
 }

@@ -1,5 +1,6 @@
 //! What a mail says. Pure but for its date.
 
+use idempotent_consumer::TraceContext;
 use lettre::Address;
 use lettre::message::header::{ContentType, HeaderName, HeaderValue};
 use lettre::message::{Mailbox, Message};
@@ -17,7 +18,7 @@ pub(crate) struct Mail {
 }
 
 /// The mail of a notification. The same notification gives the same `Message-ID`, so that whoever gets
-/// it twice can tell.
+/// it twice can tell. `trace`: what it is a part of, for its header.
 ///
 /// # Errors
 /// The mail cannot be built; the parts are addresses, ids and fixed words, so that this is our mistake.
@@ -26,10 +27,11 @@ pub(crate) fn compose(
     to: &Address,
     id: Uuid,
     notification: &OrderNotification,
+    trace: Option<TraceContext>,
 ) -> Result<Mail, lettre::error::Error> {
     let OrderNotification { order_id, message_id, .. } = notification;
     let (subject, sentence) = words(notification.status);
-    let message = Message::builder()
+    let mut message = Message::builder()
         .from(from.clone())
         .to(Mailbox::new(None, to.clone()))
         .subject(format!("{subject} (order {order_id})"))
@@ -38,12 +40,15 @@ pub(crate) fn compose(
         .raw_header(header("X-Message-Id", message_id.to_string()))
         .raw_header(header("X-Order-Id", order_id.to_string()))
         // No answers of machines to a machine (RFC 3834).
-        .raw_header(header("Auto-Submitted", "auto-generated".to_owned()))
-        .body(format!(
-            "Hello,\r\n\r\n{sentence}\r\n\r\nOrder:    {order_id}\r\nCustomer: {}\r\nTotal:    {}\r\n",
-            notification.customer_id,
-            amount(notification.total.get(), &notification.currency),
-        ))?;
+        .raw_header(header("Auto-Submitted", "auto-generated".to_owned()));
+    if let Some(trace) = trace {
+        message = message.raw_header(header("traceparent", trace.to_string()));
+    }
+    let message = message.body(format!(
+        "Hello,\r\n\r\n{sentence}\r\n\r\nOrder:    {order_id}\r\nCustomer: {}\r\nTotal:    {}\r\n",
+        notification.customer_id,
+        amount(notification.total.get(), &notification.currency),
+    ))?;
     Ok(Mail { from: from.email.clone(), to: to.clone(), bytes: message.formatted() })
 }
 
@@ -99,7 +104,7 @@ mod tests {
         };
         let from = "Tea shop <shop@tea.example>".parse().unwrap();
         let to = "c-17@example.com".parse().unwrap();
-        let mail = compose(&from, &to, Uuid::from_u128(3), &notification).unwrap();
+        let mail = compose(&from, &to, Uuid::from_u128(3), &notification, None).unwrap();
         String::from_utf8(mail.bytes).unwrap()
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 use idempotent_consumer::cli::{
-    KafkaArgs, SignalError, WrongUse, parse_duration, parse_ratio, stop_on_signals,
+    KafkaArgs, SignalError, TraceArgs, WrongUse, parse_duration, parse_ratio, stop_on_signals,
 };
 use idempotent_consumer::{Backoff, Engine, EngineConfig, OneByOne, probes};
 use lettre::message::Mailbox;
@@ -95,6 +95,9 @@ pub(crate) struct RunArgs {
     #[arg(long, env = "NOTIFICATION_SERVICE_MAX_DEAD_LETTER_RATIO", value_parser = parse_ratio, value_name = "0..1", hide_env_values = true)]
     max_dead_letter_ratio: Option<f64>,
 
+    #[command(flatten)]
+    trace: TraceArgs,
+
     /// End by itself after so long with nothing to do
     #[arg(long, env = "NOTIFICATION_SERVICE_EXIT_WHEN_IDLE", value_parser = parse_duration, value_name = "DURATION", hide_env_values = true)]
     exit_when_idle: Option<Duration>,
@@ -150,6 +153,10 @@ pub(crate) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     let config = args.config()?;
     let server: Server =
         args.smtp_url.parse().map_err(|error| WrongUse(format!("--smtp-url: {error}")))?;
+    let exporting = args
+        .trace
+        .start("notification-service")
+        .map_err(|error| WrongUse(format!("--otlp-endpoint: {error}")))?;
     let stop = stop()?;
     let pool = args.database.pool().await?;
     let schema = format!("the schema {}", args.database.schema);
@@ -164,8 +171,10 @@ pub(crate) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     let ended = probes::beside(args.listen, engine.health(), async {
         observe::describe();
         engine.run(stop).await
-    });
-    println!("{}", serde_json::to_string(&ended.await??)?);
+    })
+    .await;
+    exporting.finish().await;
+    println!("{}", serde_json::to_string(&ended??)?);
     Ok(ExitCode::SUCCESS)
 }
 

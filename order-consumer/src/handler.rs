@@ -201,7 +201,7 @@ impl<'b> Effects<'b> {
             currency: order.currency.clone().into_owned(),
             message_id: message.id.0,
         };
-        self.notifications.push(outgoing(topic, &notification, &message.record.headers));
+        self.notifications.push(outgoing(topic, &notification, message));
     }
 
     /// Applies an event. `true`: the order's status is another one now.
@@ -297,15 +297,22 @@ impl<'b> Order<'b> {
 }
 
 /// The record of a notification; when the event happened, and in which trace, is carried on.
-fn outgoing(topic: &str, notification: &OrderNotification, of_event: &Headers) -> Outgoing {
+fn outgoing(
+    topic: &str,
+    notification: &OrderNotification,
+    event: &Message<OrderEvent>,
+) -> Outgoing {
     /// Both have their form, which is shorter. Other text must not make a record too large to send.
     const LONGEST: usize = 256;
     let record = notification.encode("/order-consumer");
     let mut headers: Headers = record.headers.into_iter().collect();
-    for name in ["ce_time", "traceparent"] {
-        if let Some(value) = of_event.get(name).filter(|value| value.len() <= LONGEST) {
-            headers.push(name, Some(value));
-        }
+    let given = |name| event.record.headers.get(name).filter(|value| value.len() <= LONGEST);
+    if let Some(time) = given("ce_time") {
+        headers.push("ce_time", Some(time));
+    }
+    let trace = event.trace().map(|trace| trace.to_string());
+    if let Some(trace) = trace.as_ref().map(String::as_bytes).or_else(|| given("traceparent")) {
+        headers.push("traceparent", Some(trace));
     }
     Outgoing {
         topic: topic.to_owned(),

@@ -7,10 +7,11 @@ use std::time::Duration;
 use clap::Args;
 use clap::builder::BoolishValueParser;
 use idempotent_consumer::cli::{
-    self, KafkaArgs, SignalError, WrongUse, parse_duration, parse_ratio,
+    self, KafkaArgs, SignalError, TraceArgs, WrongUse, parse_duration, parse_ratio,
 };
 use idempotent_consumer::identity::IdMode;
 use idempotent_consumer::publish::Topics;
+use idempotent_consumer::telemetry::export::Exporting;
 use idempotent_consumer::{Backoff, Engine, EngineConfig, EngineError, Summary, probes};
 use tokio_util::sync::CancellationToken;
 
@@ -113,6 +114,9 @@ pub(crate) struct RunArgs {
     #[arg(long, env = "ORDER_CONSUMER_NO_CREATE_TOPICS", value_parser = BoolishValueParser::new(), hide_env_values = true)]
     no_create_topics: bool,
 
+    #[command(flatten)]
+    trace: TraceArgs,
+
     /// Address of /livez, /readyz and /metrics
     #[arg(
         long,
@@ -167,6 +171,7 @@ impl RunArgs {
 /// Runs the engine with the order handler.
 pub(crate) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     let config = args.config()?;
+    let exporting = start_tracing(&args.trace)?;
     let stop = stop_on_signals()?;
     let pool = args.database.migrated_pool().await?;
     let decoder = OrderDecoder { unknown_type: args.unknown_type };
@@ -178,9 +183,15 @@ pub(crate) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         None => OrderHandler::default(),
     };
     let engine = Engine::with_decoder(config, handler, decoder, pool);
-    let ended = probes::beside(args.listen, engine.health(), engine.run(stop)).await?;
-    print_summary(&ended?, args.output.output)?;
+    let ended = probes::beside(args.listen, engine.health(), engine.run(stop)).await;
+    exporting.finish().await;
+    print_summary(&ended??, args.output.output)?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn start_tracing(args: &TraceArgs) -> anyhow::Result<Exporting> {
+    let started = args.start("order-consumer");
+    Ok(started.map_err(|error| WrongUse(format!("--otlp-endpoint: {error}")))?)
 }
 
 /// Makes sure of a topic that the handler publishes to, as the engine does of its own.

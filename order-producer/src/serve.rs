@@ -33,6 +33,7 @@ mod query;
 mod routes;
 mod schema;
 mod store;
+mod trace;
 mod truth;
 mod upkeep;
 
@@ -44,7 +45,7 @@ use anyhow::Context as _;
 use axum::body::Bytes;
 use clap::Args;
 use clap::builder::BoolishValueParser;
-use idempotent_consumer::cli::{self, KafkaArgs, WrongUse, parse_duration};
+use idempotent_consumer::cli::{self, KafkaArgs, TraceArgs, WrongUse, parse_duration, parse_ratio};
 use idempotent_consumer::outbox::Relay;
 use idempotent_consumer::probes::Metrics;
 use sqlx::PgPool;
@@ -126,6 +127,20 @@ pub struct ServeArgs {
         hide_env_values = true
     )]
     source: String,
+
+    #[command(flatten, next_help_heading = "Traces")]
+    trace: TraceArgs,
+
+    /// With --otlp-endpoint: the share of requests without a traceparent whose trace is sampled
+    #[arg(
+        long,
+        env = "OTEL_TRACES_SAMPLER_ARG",
+        default_value_t = 1.0,
+        value_name = "0..1",
+        value_parser = parse_ratio,
+        hide_env_values = true
+    )]
+    trace_ratio: f64,
 }
 
 /// The database.
@@ -162,6 +177,8 @@ pub(crate) struct Gateway {
     publishing: Publishing,
     guard: guard::Guard,
     health: health::GatewayHealth,
+    /// The share of new traces that is sampled.
+    trace_ratio: f64,
     /// The OpenAPI document, as it is sent.
     openapi: Bytes,
 }
@@ -179,6 +196,10 @@ impl ServeArgs {
     async fn serve(&self, interrupt: &Interrupt) -> anyhow::Result<Exit> {
         let settings = self.kafka.settings().map_err(WrongUse::from)?;
         self.requests.check(self.listen)?;
+        let exporting = self
+            .trace
+            .start("order-producer")
+            .map_err(|error| WrongUse(format!("--otlp-endpoint: {error}")))?;
         let pool = self.database.pool().await?;
         schema::check(&pool).await?;
         let metrics = Metrics::install_with_summaries()?;
@@ -194,7 +215,7 @@ impl ServeArgs {
             publishing: Publishing {
                 topic: self.topic.clone(),
                 source: self.source.clone(),
-                traceparent: None,
+                trace: None,
             },
             guard: guard::Guard::new(&self.requests),
             health: health::GatewayHealth::new(
@@ -203,6 +224,7 @@ impl ServeArgs {
                 database.clone(),
                 metrics,
             ),
+            trace_ratio: self.trace_ratio,
             openapi: openapi(self.requests.asks_for_keys()).to_string().into(),
         });
         let stop = CancellationToken::new();
@@ -235,6 +257,7 @@ impl ServeArgs {
         if drained.await.is_err() {
             tracing::warn!("stopped with work under way; what was accepted stays in the outbox");
         }
+        exporting.finish().await;
         Ok(Exit::Done)
     }
 }

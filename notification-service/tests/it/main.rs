@@ -10,5 +10,6 @@ mod probes;
 mod roles;
 mod support;
 mod tls;
+mod traces;
 mod when_killed;
 mod with_orders;

@@ -3,9 +3,9 @@
 //! the same answer, and one event.
 
 use axum::http::StatusCode;
-use idempotent_consumer::Headers;
 use idempotent_consumer::failpoint::failpoint;
 use idempotent_consumer::outbox::{self, Outgoing};
+use idempotent_consumer::{Headers, TraceContext};
 use order_events::{Envelope, EventKind, OrderEvent, encode};
 use sqlx::{PgConnection, PgPool};
 use time::OffsetDateTime;
@@ -28,7 +28,7 @@ pub(super) struct Publishing {
     pub(super) topic: String,
     pub(super) source: String,
     /// The trace that the request belongs to.
-    pub(super) traceparent: Option<String>,
+    pub(super) trace: Option<TraceContext>,
 }
 
 /// The answer to a request.
@@ -206,7 +206,7 @@ async fn write_event(
         id: message_id.to_string(),
         source: publishing.source.clone(),
         time: OffsetDateTime::now_utc(),
-        traceparent: publishing.traceparent.clone(),
+        traceparent: publishing.trace.map(|trace| trace.to_string()),
     };
     let record = encode(event, &envelope);
     let headers: Headers = record.headers.into_iter().collect();

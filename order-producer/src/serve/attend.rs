@@ -13,21 +13,29 @@ use uuid::Uuid;
 use super::Gateway;
 use super::code::Code;
 use super::problem::Problem;
+use super::trace::Traced;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const REQUEST_ID_CHARS_MAX: usize = 128;
+/// The route of what is at no path of the API.
+pub(super) const UNKNOWN_ROUTE: &str = "other";
 
 /// Gives each request an id, and each answer its headers; counts.
 pub(super) async fn attend(
     State(gateway): State<Arc<Gateway>>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Response {
     let begun = Instant::now();
     let id = request_id(request.headers());
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
-    let route = route.unwrap_or_else(|| "other".to_owned());
+    let route = route.unwrap_or_else(|| UNKNOWN_ROUTE.to_owned());
+    let path = request.uri().path().to_owned();
+    let traced = Traced::begin(&method, &route, request.headers(), gateway.trace_ratio);
+    if let Some(context) = traced.context {
+        request.extensions_mut().insert(context);
+    }
     let timeout = gateway.guard.request_timeout();
     // What the log has of a request is under its id.
     let answer = next.run(request).instrument(tracing::error_span!("request", %id));
@@ -44,6 +52,7 @@ pub(super) async fn attend(
     if status.is_server_error() {
         tracing::warn!(%id, %method, route, status = status.as_u16(), "a request failed");
     }
+    traced.end(&method, &route, &path, status.as_u16());
     let labels = [
         ("method", method_label(&method)),
         ("route", route),

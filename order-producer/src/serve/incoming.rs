@@ -5,14 +5,12 @@ use std::time::Duration;
 use axum::body::Bytes;
 use axum::extract::Request;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderName, header};
+use axum::http::{HeaderMap, header};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use uuid::Uuid;
 
 use super::code::Code;
 use super::problem::Problem;
-
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// A request, whole.
 pub(super) struct Incoming {
@@ -97,28 +95,10 @@ pub(super) fn order_id(text: &str) -> Result<Uuid, Problem> {
     })
 }
 
-/// The trace that the request belongs to, if its header is one of version 00 of the W3C's form.
-pub(super) fn traceparent(headers: &HeaderMap) -> Option<String> {
-    let text = headers.get(TRACEPARENT)?.to_str().ok()?;
-    let parts: Vec<&str> = text.split('-').collect();
-    let [version, trace, span, flags] = parts[..] else { return None };
-    let is_hex = |part: &str, length: usize| {
-        part.len() == length
-            && part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
-    };
-    let is_usable = version == "00"
-        && is_hex(trace, 32)
-        && is_hex(span, 16)
-        && is_hex(flags, 2)
-        && trace.bytes().any(|b| b != b'0')
-        && span.bytes().any(|b| b != b'0');
-    is_usable.then(|| text.to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use axum::http::HeaderValue;
+    use axum::http::{HeaderName, HeaderValue};
 
     fn with(name: HeaderName, value: &'static str) -> HeaderMap {
         HeaderMap::from_iter([(name, HeaderValue::from_static(value))])
@@ -133,21 +113,6 @@ mod tests {
         assert!(!json("text/plain"));
         assert!(!json("application/jsonl"));
         assert!(!is_json(&HeaderMap::new()));
-    }
-
-    #[test]
-    fn a_trace_is_passed_on_only_if_it_is_one() {
-        let trace = |value| traceparent(&with(TRACEPARENT, value)).is_some();
-        assert!(trace("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"));
-        for wrong in [
-            "",
-            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7",
-            "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
-            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
-            "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
-        ] {
-            assert!(!trace(wrong), "{wrong}");
-        }
     }
 
     #[test]

@@ -205,8 +205,8 @@ impl Gateway {
         key: Option<KeyUse>,
         wanted: Wanted,
     ) -> Result<Response, Problem> {
-        let traceparent = incoming::traceparent(&incoming.parts.headers);
-        let publishing = Publishing { traceparent, ..self.publishing.clone() };
+        let trace = incoming.parts.extensions.get().copied();
+        let publishing = Publishing { trace, ..self.publishing.clone() };
         let work = accept(self.pool.clone(), publishing, key, wanted);
         Ok(match undisturbed(work).await? {
             Answered::First(answer) => answer.into_response(),

@@ -1,5 +1,6 @@
 //! A topic, a group, a schema and a mailbox of a test's own, and the command under test.
 
+pub(crate) mod collector;
 pub(crate) mod notifier;
 pub(crate) mod post;
 

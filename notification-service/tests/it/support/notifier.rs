@@ -26,13 +26,18 @@ pub(crate) const EVERYBODY: [&str; 2] = ["--recipient-template", "{customer_id}@
 /// Where the commands with their points to die at are. Built once; the others stay as they are. Tests
 /// that want them come last, and find them built meanwhile.
 pub(crate) static WITH_FAILPOINTS: LazyLock<PathBuf> = LazyLock::new(|| {
-    let examples = ["notifier_with_failpoints", "orders_command"];
+    let examples = ["notifier_with_failpoints", "orders_command", "gateway_command"];
     wait(local_stack::programs::build_with_failpoints(&examples)).unwrap()
 });
 
 /// The orders' command, which is another package's.
 pub(crate) fn order_consumer() -> PathBuf {
     WITH_FAILPOINTS.join("orders_command")
+}
+
+/// The gateway's command, likewise.
+pub(crate) fn order_producer() -> PathBuf {
+    WITH_FAILPOINTS.join("gateway_command")
 }
 
 pub(crate) const COMMAND: &str = env!("CARGO_BIN_EXE_notification-service");
@@ -82,11 +87,20 @@ impl Notifier {
     /// Works off all there is in a run of its own; returns its summary.
     #[track_caller]
     pub(crate) fn drain(world: &World, arguments: &[&str]) -> Value {
-        let arguments = [arguments, &["--exit-when-idle", "300ms"]].concat();
-        Self::start(world, &arguments).ended_well()
+        Self::drain_and_log(world, arguments).0
     }
 
-    fn of(mut command: Command, what: &str) -> Self {
+    /// The same; returns what it has logged as well.
+    #[track_caller]
+    pub(crate) fn drain_and_log(world: &World, arguments: &[&str]) -> (Value, String) {
+        let arguments = [arguments, &["--exit-when-idle", "300ms"]].concat();
+        let (code, out, log) = Self::start(world, &arguments).wait();
+        assert_eq!(code, Some(0), "{log}");
+        (serde_json::from_str(&out).unwrap(), log)
+    }
+
+    /// A command that runs until it is asked to stop.
+    pub(crate) fn of(mut command: Command, what: &str) -> Self {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
         let name = unique(what);
         let (stdout, stderr) =
@@ -131,9 +145,21 @@ impl Notifier {
     /// Asks it to stop; it ends well.
     #[track_caller]
     pub(crate) fn stop(self) {
+        self.ask_to_stop();
+        self.ended_well();
+    }
+
+    /// The same of another program, whose last words are its own.
+    #[track_caller]
+    pub(crate) fn stop_other(self) {
+        self.ask_to_stop();
+        let (code, _, log) = self.wait();
+        assert_eq!(code, Some(0), "{log}");
+    }
+
+    fn ask_to_stop(&self) {
         let pid = Pid::from_raw(self.child.id().cast_signed()).unwrap();
         kill_process(pid, Signal::TERM).unwrap();
-        self.ended_well();
     }
 
     /// Waits for its end: code, stdout and stderr.

@@ -128,6 +128,10 @@ impl Mail {
         self.0["headers"][name].as_str().unwrap_or_else(|| panic!("no {name} in {self:?}"))
     }
 
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.0["headers"].get(name).is_some()
+    }
+
     pub(crate) fn to(&self) -> &str {
         self.0["to"][0].as_str().unwrap()
     }
