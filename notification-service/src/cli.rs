@@ -109,7 +109,7 @@ pub fn main() -> ExitCode {
     cli.log.start("info,sqlx=error");
     cli::run(async {
         match cli.command {
-            Command::Run(args) => run::run(*args).await,
+            Command::Run(args) => Box::pin(run::run(*args)).await,
             Command::Migrate(args) => migrate::run(args).await,
         }
     })

@@ -170,7 +170,7 @@ pub(crate) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     let engine = Engine::with_decoder(config, OneByOne(notifier), NotificationDecoder, pool);
     let ended = probes::beside(args.listen, engine.health(), async {
         observe::describe();
-        engine.run(stop).await
+        Box::pin(engine.run(stop)).await
     })
     .await;
     exporting.finish().await;
