@@ -59,8 +59,18 @@ fn partitions_seen_by(client: &BaseConsumer, topic: &str) -> Option<usize> {
 fn ends_seen_by(client: &BaseConsumer, topic: &str) -> Vec<i64> {
     let partitions = partitions_seen_by(client, topic).unwrap_or(0);
     (0..i32::try_from(partitions).unwrap())
-        .map(|partition| client.fetch_watermarks(topic, partition, TIMEOUT).unwrap().1)
+        .map(|partition| end_seen_by(client, topic, partition))
         .collect()
+}
+
+fn end_seen_by(client: &BaseConsumer, topic: &str, partition: i32) -> i64 {
+    let mut end = None;
+    // A topic that is just being made has no leader for a moment.
+    crate::eventually("a leader tells where its partition ends", || {
+        end = client.fetch_watermarks(topic, partition, TIMEOUT).ok().map(|(_, end)| end);
+        end.is_some()
+    });
+    end.unwrap()
 }
 
 /// How many partitions the topic has, `None` if there is none.
