@@ -66,8 +66,8 @@ serve --no-auth
 judge
 kill "$gateway"
 
-echo "== with a key"
-serve
+echo "== with a key, and pages of another origin"
+serve --cors-origin https://shop.example
 API_KEY=$(target/debug/order-producer keys create --client schemathesis)
 export API_KEY
 # Named as the document's scheme, so that requests without a key, or with a wrong one, are made too.

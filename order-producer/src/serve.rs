@@ -14,6 +14,7 @@ mod auth;
 mod body;
 mod code;
 mod connections;
+mod cors;
 mod cursor;
 mod decide;
 mod fields;
@@ -89,6 +90,9 @@ pub struct ServeArgs {
 
     #[command(flatten)]
     requests: guard::GuardArgs,
+
+    #[command(flatten)]
+    cors: cors::CorsArgs,
 
     /// How long an Idempotency-Key and its answer are kept, at least 24h
     #[arg(
@@ -179,6 +183,7 @@ pub(crate) struct Gateway {
     health: health::GatewayHealth,
     /// The share of new traces that is sampled.
     trace_ratio: f64,
+    cors: cors::Cors,
     /// The OpenAPI document, as it is sent.
     openapi: Bytes,
 }
@@ -196,6 +201,7 @@ impl ServeArgs {
     async fn serve(&self, interrupt: &Interrupt) -> anyhow::Result<Exit> {
         let settings = self.kafka.settings().map_err(WrongUse::from)?;
         self.requests.check(self.listen)?;
+        self.cors.check(self.requests.asks_for_keys())?;
         let exporting = self
             .trace
             .start("order-producer")
@@ -225,6 +231,7 @@ impl ServeArgs {
                 metrics,
             ),
             trace_ratio: self.trace_ratio,
+            cors: cors::Cors::new(&self.cors, &routes::all()),
             openapi: openapi(self.requests.asks_for_keys()).to_string().into(),
         });
         let stop = CancellationToken::new();

@@ -37,8 +37,16 @@ pub(super) async fn attend(
         request.extensions_mut().insert(context);
     }
     let timeout = gateway.guard.request_timeout();
+    let sharing = gateway.cors.sharing(&request);
+    let preflight = gateway.cors.preflight(&sharing, &route, &request);
+    let answer = async {
+        match preflight {
+            Some(answer) => answer,
+            None => next.run(request).await,
+        }
+    };
     // What the log has of a request is under its id.
-    let answer = next.run(request).instrument(tracing::error_span!("request", %id));
+    let answer = answer.instrument(tracing::error_span!("request", %id));
     let mut response = match tokio::time::timeout(timeout, answer).await {
         Ok(response) => response,
         Err(_) => Problem::new(
@@ -63,6 +71,7 @@ pub(super) async fn attend(
         .record(begun.elapsed().as_secs_f64());
     let headers = response.headers_mut();
     headers.insert(REQUEST_ID, id_value(&id));
+    sharing.tell(headers);
     for (name, value) in [
         (header::CACHE_CONTROL, "no-store"),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),

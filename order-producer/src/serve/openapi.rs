@@ -22,7 +22,8 @@ const DESCRIPTION: &str = "\
 Orders over HTTP, each accepted once however often it is sent. `POST` takes an `Idempotency-Key`: the \
 same request again is answered as the first time, byte for byte. What is accepted takes effect a moment \
 later; `state` says what is the case. What is at no path of this document is answered 404 `not_found`, a \
-method that its path does not have 405 `method_not_allowed`, with `Allow`.";
+method that its path does not have 405 `method_not_allowed`, with `Allow`. Where pages of other origins are \
+allowed, `OPTIONS` with `Origin` and `Access-Control-Request-Method` is answered 204, without a key.";
 
 /// The document of these routes. Where nobody is asked for a key, none is described.
 pub(super) fn document(routes: &[Route], asks_for_keys: bool) -> Value {

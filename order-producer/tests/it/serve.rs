@@ -2,6 +2,7 @@
 
 mod client;
 mod contract;
+mod cors;
 mod crashes;
 mod described;
 mod effects;

@@ -10,6 +10,8 @@ use serde_json::Value;
 use super::described;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
+/// An answer that has no body, and says nothing of its length.
+pub(crate) const NO_CONTENT: u16 = 204;
 
 /// An answer as it came.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,6 +76,9 @@ fn parse(bytes: &[u8]) -> Option<Answer> {
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .collect();
     let answer = Answer { status, headers, body: bytes[end + 4..].to_vec() };
+    if answer.status == NO_CONTENT {
+        return answer.body.is_empty().then_some(answer);
+    }
     let length: usize = answer.header("content-length")?.parse().ok()?;
     (answer.body.len() == length).then_some(answer)
 }
