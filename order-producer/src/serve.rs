@@ -34,6 +34,7 @@ mod query;
 mod routes;
 mod schema;
 mod store;
+mod tls;
 mod trace;
 mod truth;
 mod upkeep;
@@ -93,6 +94,9 @@ pub struct ServeArgs {
 
     #[command(flatten)]
     cors: cors::CorsArgs,
+
+    #[command(flatten)]
+    tls: tls::TlsArgs,
 
     /// How long an Idempotency-Key and its answer are kept, at least 24h
     #[arg(
@@ -184,6 +188,8 @@ pub(crate) struct Gateway {
     /// The share of new traces that is sampled.
     trace_ratio: f64,
     cors: cors::Cors,
+    /// What the API's addresses begin with: `http` or `https`.
+    scheme: &'static str,
     /// The OpenAPI document, as it is sent.
     openapi: Bytes,
 }
@@ -202,6 +208,7 @@ impl ServeArgs {
         let settings = self.kafka.settings().map_err(WrongUse::from)?;
         self.requests.check(self.listen)?;
         self.cors.check(self.requests.asks_for_keys())?;
+        let (tls, renewal) = self.tls.start()?.unzip();
         let exporting = self
             .trace
             .start("order-producer")
@@ -213,6 +220,8 @@ impl ServeArgs {
             format!("cannot listen on {}; --listen takes another address", self.listen)
         })?;
         let address = listener.local_addr()?;
+
+        let scheme = if tls.is_some() { "https" } else { "http" };
 
         let relay = Relay::new(settings.clone(), (*pool.connect_options()).clone());
         let (behind, database) = (Behind::default(), Database::default());
@@ -232,6 +241,7 @@ impl ServeArgs {
             ),
             trace_ratio: self.trace_ratio,
             cors: cors::Cors::new(&self.cors, &routes::all()),
+            scheme,
             openapi: openapi(self.requests.asks_for_keys()).to_string().into(),
         });
         let stop = CancellationToken::new();
@@ -240,13 +250,14 @@ impl ServeArgs {
         let upkeep = upkeep::Upkeep { pool, behind, database, key_retention: self.key_retention };
         let upkeep = tokio::spawn(upkeep.run(stop.clone()));
         let topic = (!self.no_create_topics).then(|| self.topic.clone());
+        renewal.map(|renewal| tokio::spawn(renewal.run(stop.clone())));
         let topics = tokio::spawn(upkeep::ensure_topic(settings, topic, stop.clone()));
 
         let app = routes::router(gateway);
-        tracing::info!("orders on http://{address}/v1/orders");
+        tracing::info!("orders on {scheme}://{address}/v1/orders");
         let connections_max = self.requests.connections_max();
         let mut server =
-            tokio::spawn(connections::serve(listener, app, connections_max, stop.clone()));
+            tokio::spawn(connections::serve(listener, app, connections_max, tls, stop.clone()));
         tokio::select! {
             () = interrupt.wait() => {}
             ended = &mut server => {

@@ -60,7 +60,7 @@ pub(super) async fn attend(
     if status.is_server_error() {
         tracing::warn!(%id, %method, route, status = status.as_u16(), "a request failed");
     }
-    traced.end(&method, &route, &path, status.as_u16());
+    traced.end(gateway.scheme, &method, &route, &path, status.as_u16());
     let labels = [
         ("method", method_label(&method)),
         ("route", route),

@@ -36,13 +36,20 @@ impl Traced {
     }
 
     /// The request has been answered. Neither its address nor its query is told: both may name a person.
-    pub(super) fn end(self, method: &Method, route: &str, path: &str, status: u16) {
+    pub(super) fn end(
+        self,
+        scheme: &'static str,
+        method: &Method,
+        route: &str,
+        path: &str,
+        status: u16,
+    ) {
         let Some(mut span) = self.span else { return };
         span.set("http.request.method", known(method).unwrap_or("_OTHER"));
         if route != UNKNOWN_ROUTE {
             span.set("http.route", route);
         }
-        span.set("url.scheme", "http");
+        span.set("url.scheme", scheme);
         span.set("url.path", path);
         span.set("http.response.status_code", i64::from(status));
         if status >= 500 {

@@ -12,3 +12,4 @@ mod outages;
 mod problems;
 mod roles;
 mod server;
+mod tls;

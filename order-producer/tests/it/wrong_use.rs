@@ -3,7 +3,7 @@
 use std::process::Command;
 
 /// Without a broker: none is needed.
-fn run(args: &[&str]) -> (Option<i32>, String) {
+pub(crate) fn run(args: &[&str]) -> (Option<i32>, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_order-producer"))
         .env("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:1")
         .args(args)

@@ -1,7 +1,7 @@
 //! A client that hides nothing: bytes out, bytes in.
 
 use std::fmt::Write as _;
-use std::io::{Read as _, Write as _};
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
@@ -57,8 +57,13 @@ impl Answer {
 
 /// Sends these bytes and reads until the server closes. `None`: there is no whole answer.
 pub(crate) fn exchange(address: &str, request: &[u8]) -> Option<Answer> {
-    let mut stream = TcpStream::connect(address).ok()?;
+    let stream = TcpStream::connect(address).ok()?;
     stream.set_read_timeout(Some(TIMEOUT)).ok()?;
+    converse(stream, request)
+}
+
+/// Likewise on a connection that is there.
+pub(crate) fn converse(mut stream: impl Read + Write, request: &[u8]) -> Option<Answer> {
     stream.write_all(request).ok()?;
     let mut bytes = Vec::new();
     // A server that was killed resets the connection; what came before still counts.

@@ -172,8 +172,9 @@ impl Server {
         let deadline = Instant::now() + Duration::from_secs(30);
         let address = loop {
             let text = log.text();
-            let listens =
-                text.split_once("orders on http://").and_then(|(_, rest)| rest.split_once('/'));
+            let listens = text
+                .split_once("orders on http")
+                .and_then(|(_, rest)| rest.split_once("://")?.1.split_once('/'));
             if let Some((address, _)) = listens {
                 break address.to_owned();
             }
@@ -182,6 +183,10 @@ impl Server {
             std::thread::sleep(Duration::from_millis(10));
         };
         Self { child, log, address }
+    }
+
+    pub(crate) fn signal(&self, name: &str) {
+        signal(&self.child, name);
     }
 
     pub(crate) fn log(&self) -> String {
