@@ -184,7 +184,7 @@ MUTATIONS = [
         "topic-identity-not-asked",
         "records of a topic created anew are taken for those of the old one",
         [(ENGINE + "batch.rs",
-          "        if topic_id.as_deref() != Some(setting.topic_id) {\n",
+          "        if topic_id.as_deref() != Some(self.topic_id) {\n",
           "        if topic_id.is_none() {\n")],
         (CONSUMER_TESTS, "a_topic_created_anew_behind_the_consumers_back_is_not_read_on_in_its_middle"),
     ),

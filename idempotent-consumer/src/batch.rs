@@ -235,6 +235,8 @@ pub(crate) struct Setting<'a, H> {
     pub database_next: i64,
     /// The topic's id as of after the records came in; `None` if they are not read from the log.
     pub confirmation: Option<Confirmation>,
+    /// Whether that has to be known before the handler is called.
+    pub effects_outside: bool,
     pub dlq_topic: &'a str,
     pub begin_sql: &'a str,
     pub claiming: &'a Claiming,
@@ -244,6 +246,18 @@ pub(crate) struct Setting<'a, H> {
     pub handler_timeout: Duration,
     /// Refuses a share of dead letters that is too high.
     pub check_dead_letters: &'a (dyn Fn(Counts) -> Result<(), PieceError> + Sync),
+}
+
+impl<H> Setting<'_, H> {
+    /// The records are of the log that progress is of.
+    async fn confirm(&self) -> Result<(), PieceError> {
+        let Some(confirmation) = &self.confirmation else { return Ok(()) };
+        let topic_id = confirmation.clone().await.map_err(PieceError::LogUnknown)?;
+        if topic_id.as_deref() != Some(self.topic_id) {
+            return Err(PieceError::LogReplaced);
+        }
+        Ok(())
+    }
 }
 
 /// One transaction: see what has to wait; claim, judge, apply, dead-letter; progress, commit.
@@ -288,6 +302,9 @@ pub(crate) async fn run_piece<H: Handler>(
     let mut answers: HashMap<usize, Answer> = HashMap::new();
     let mut applied: Vec<usize> = Vec::new();
     if !messages.is_empty() {
+        if setting.effects_outside {
+            setting.confirm().await?;
+        }
         let mut context = claimed.context();
         failpoint("consumer.before_effects");
         let mut given = handle(setting, &mut context, &messages).await?;
@@ -353,12 +370,7 @@ pub(crate) async fn run_piece<H: Handler>(
         failpoint("consumer.after_leaving_retry_queue");
     }
     let database_next = finished.database_next;
-    if let Some(confirmation) = &setting.confirmation {
-        let topic_id = confirmation.clone().await.map_err(PieceError::LogUnknown)?;
-        if topic_id.as_deref() != Some(setting.topic_id) {
-            return Err(PieceError::LogReplaced);
-        }
-    }
+    setting.confirm().await?;
     lap.ends(Phase::Finishing);
     let committed = finished.commit().await;
     lap.ends(Phase::Committing);

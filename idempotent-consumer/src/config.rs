@@ -41,6 +41,10 @@ pub struct EngineConfig {
     pub retry_backoff: Backoff,
     /// Waits while database or broker are in trouble.
     pub infrastructure_backoff: Backoff,
+    /// Whether the handler does anything that no rollback takes back, such as sending a mail. It is
+    /// then called only once the brokers have said that the topic is still the one of these records,
+    /// which is asked beside its work otherwise: while they are away, each try would do it again.
+    pub effects_outside: bool,
     /// How long a handler may take for a batch. Below the statement and idle timeouts.
     pub handler_timeout: Duration,
     /// When a batch that is still in work counts as one that blocks its thread, which nothing but
@@ -85,6 +89,7 @@ impl EngineConfig {
                 base: Duration::from_millis(100),
                 cap: Duration::from_secs(5),
             },
+            effects_outside: false,
             handler_timeout: Duration::from_secs(20),
             stuck_timeout: None,
             lock_timeout: Duration::from_secs(5),

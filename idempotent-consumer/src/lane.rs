@@ -314,6 +314,7 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
                     topic_id: &self.topic_id,
                     database_next: self.database_next,
                     confirmation: (!confirmed).then(|| shared.identity.as_of_now()),
+                    effects_outside: shared.config.effects_outside,
                     dlq_topic: &shared.config.dlq_topic,
                     begin_sql: &shared.begin_sql,
                     claiming: &shared.claiming,

@@ -136,6 +136,8 @@ impl RunArgs {
             concurrency: self.concurrency.into(),
             // A mail that was sent is never in a transaction that something else can undo.
             batch_size: 1,
+            // While the brokers are away, each try would send it again.
+            effects_outside: true,
             max_attempts: self.max_attempts,
             retry_backoff: Backoff { base: self.retry_backoff, cap: self.retry_backoff_max },
             handler_timeout,

@@ -1,5 +1,6 @@
 //! The SMTP server is away, slow, or puts a mail off.
 
+use local_stack::{Options, Stack};
 use order_events::Status;
 
 use crate::support::notifier::{EVERYBODY, Notifier};
@@ -88,4 +89,33 @@ fn a_mail_that_is_put_off_for_too_long_is_a_dead_letter() {
     Notifier::drain(&world, &[&EVERYBODY[..], &["--max-attempts", "3"]].concat());
     world.assert_settled(1, 1);
     assert_eq!(world.dead_letters(), [("later-1".to_owned(), "retries_exhausted".to_owned())]);
+}
+
+/// While it cannot make sure that the topic is still the same, a mail would be sent and never committed.
+#[test]
+fn while_the_broker_is_away_no_mail_is_sent_and_behind_that_each_is_sent_once() {
+    let stack = Stack::start(Options::private("broker-away")).unwrap();
+    let world = World::on(stack.endpoints(), "broker_away", 2);
+    world.post.start();
+    let all: Vec<_> = (0..40).flat_map(|n| placed(n * 10, 10, &format!("c-{n}"))).collect();
+    world.send(&all);
+    // It keeps its partitions, and what it has read of them.
+    let patient = ["-X", "session.timeout.ms=60000"];
+    let notifier = Notifier::start(&world, &[&EVERYBODY[..], &patient].concat());
+    eventually("it is at work", || world.claims() >= 20);
+    stack.kafka().kill();
+    eventually("it waits for the broker", || notifier.log().contains("waiting: kafka: "));
+    let failed = "idempotent_consumer_infrastructure_failures_total";
+    let failures = || notifier.metric(failed).unwrap_or(0);
+    let before = failures();
+    eventually("it tries again", || failures() >= before + 2);
+    assert!(world.claims() < 400, "there was work left");
+    stack.kafka().start().unwrap();
+    eventually("all are sent", || world.claims() == 400);
+    notifier.stop();
+    world.assert_settled(400, 0);
+    let mut ids = world.post.message_ids();
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!((world.post.mails().len(), ids.len()), (400, 400));
 }

@@ -87,7 +87,12 @@ pub(crate) struct Ran {
 impl World {
     /// A topic, a database with all tables, and an SMTP server that is not started yet.
     pub(crate) fn new(what: &str, partitions: usize) -> Self {
-        let world = Self::without_tables(what);
+        Self::on(servers(), what, partitions)
+    }
+
+    /// The same on other servers.
+    pub(crate) fn on(stack: &Endpoints, what: &str, partitions: usize) -> Self {
+        let world = Self::bare(stack, what);
         wait(world.topics().ensure(&world.topic, partitions)).unwrap();
         wait(world.topics().ensure(&format!("{}.dlq", world.topic), 1)).unwrap();
         let ran = world.run("migrate", &[]);
@@ -96,7 +101,11 @@ impl World {
     }
 
     pub(crate) fn without_tables(what: &str) -> Self {
-        let (stack, name) = (servers(), unique(what));
+        Self::bare(servers(), what)
+    }
+
+    fn bare(stack: &Endpoints, what: &str) -> Self {
+        let name = unique(what);
         let database_url = stack.create_database(&name).unwrap();
         Self {
             topic: name.clone(),
@@ -142,23 +151,32 @@ impl World {
 
     /// Publishes notifications.
     pub(crate) fn send(&self, notifications: &[OrderNotification]) {
+        let publisher = self.publisher();
         for notification in notifications {
             let record = notification.encode("/test");
             let headers: Headers = record.headers.into_iter().collect();
-            self.publish(&self.topic, &record.key, &record.value, &headers);
+            let (key, value) = (Some(&*record.key), Some(&*record.value));
+            let (topic, headers) = (&self.topic, &headers);
+            publisher
+                .send(&Publication { topic, partition: None, key, value, headers }, 0)
+                .unwrap();
         }
+        assert!(publisher.flush(TIMEOUT));
     }
 
     pub(crate) fn publish(&self, topic: &str, key: &[u8], value: &[u8], headers: &Headers) {
-        let publisher =
-            Publisher::new(&self.settings(), &PublisherOptions::default(), |delivery| {
-                delivery.outcome.unwrap();
-            })
-            .unwrap();
+        let publisher = self.publisher();
         let (key, value) = (Some(key), Some(value));
         let record = Publication { topic, partition: None, key, value, headers };
         publisher.send(&record, 0).unwrap();
         assert!(publisher.flush(TIMEOUT));
+    }
+
+    fn publisher(&self) -> Publisher {
+        Publisher::new(&self.settings(), &PublisherOptions::default(), |delivery| {
+            delivery.outcome.unwrap();
+        })
+        .unwrap()
     }
 
     /// Rows as tuples, of the service's schema.
