@@ -19,6 +19,7 @@ pub(crate) struct Notifier {
     pub(crate) smtp: Smtp,
     pub(crate) from: Mailbox,
     pub(crate) template: Option<Template>,
+    pub(crate) format: mail::Format,
 }
 
 impl MessageHandler for Notifier {
@@ -41,7 +42,8 @@ impl MessageHandler for Notifier {
         };
         let span = Span::child_of(message.trace(), SpanKind::Client, || "send mail".to_owned());
         let trace = span.as_ref().map(Span::context).or_else(|| message.trace());
-        let mail = mail::compose(&self.from, &to, message.id.0, notification, trace)
+        let (id, format) = (message.id.0, self.format);
+        let mail = mail::compose(&self.from, &to, id, notification, trace, format)
             .map_err(|error| HandlerError::with_class(FailureClass::Stop, error))?;
         failpoint("notifier.before_send");
         let began = Instant::now();

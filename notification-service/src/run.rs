@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cli::DatabaseArgs;
 use crate::decoder::NotificationDecoder;
 use crate::handler::Notifier;
+use crate::mail::Format;
 use crate::recipient::Template;
 use crate::smtp::{Server, Smtp};
 use crate::{migrate, observe};
@@ -58,6 +59,16 @@ pub(crate) struct RunArgs {
     /// Sender of the mails, as shop@example.com or "Tea shop <shop@example.com>"
     #[arg(long, env = "NOTIFICATION_SERVICE_FROM", value_name = "ADDRESS", hide_env_values = true)]
     from: Mailbox,
+
+    /// Mails as text, or as the same text with a page in HTML
+    #[arg(
+        long,
+        env = "NOTIFICATION_SERVICE_MAIL_FORMAT",
+        value_enum,
+        default_value_t,
+        hide_env_values = true
+    )]
+    mail_format: Format,
 
     /// Address of customers without a row in notification_contacts, such as
     /// {customer_id}@example.com; without it their mails are dead letters (no_recipient)
@@ -168,6 +179,7 @@ pub(crate) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         smtp: Smtp::new(server, args.smtp_timeout),
         from: args.from,
         template: args.recipient_template,
+        format: args.mail_format,
     };
     let engine = Engine::with_decoder(config, OneByOne(notifier), NotificationDecoder, pool);
     let ended = probes::beside(args.listen, engine.health(), async {

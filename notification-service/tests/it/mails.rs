@@ -109,6 +109,33 @@ fn each_applied_change_of_an_orders_status_is_one_mail_with_its_text() {
 }
 
 #[test]
+fn asked_for_html_a_mail_has_its_text_and_a_page_that_says_the_same() {
+    let world = World::new("pages", 1);
+    world.post.start();
+    world.send(&placed(1, 2, "c-<b>17"));
+    world.sql(
+        "INSERT INTO notification_contacts (customer_id, email)
+         VALUES ('c-<b>17', 'c-17@tea.example')",
+    );
+    Notifier::drain(&world, &["--mail-format", "html"]);
+    world.send(&placed(3, 1, "c-<b>17"));
+    Notifier::drain(&world, &[]);
+    let mails = world.post.mails();
+    assert_eq!(mails.len(), 3);
+    for mail in &mails[..2] {
+        let page = mail.page().unwrap();
+        for part in ["thank you, we have your order.", mail.header("x-order-id"), "9.00 EUR"] {
+            assert!(mail.text().contains(part), "{part}: {}", mail.text());
+            assert!(page.contains(part), "{part}: {page}");
+        }
+        assert!(mail.text().contains("Customer: c-<b>17\r\n"), "{}", mail.text());
+        assert!(page.contains("c-&lt;b&gt;17") && page.ends_with("</html>\r\n"), "{page}");
+    }
+    assert_eq!(mails[2].page(), None, "text is the default");
+    world.assert_settled(3, 0);
+}
+
+#[test]
 fn a_notification_that_comes_again_sends_nothing() {
     let world = World::new("repeats", 2);
     world.post.start();

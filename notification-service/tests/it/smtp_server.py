@@ -50,11 +50,14 @@ class Mailboxes:
 
     async def handle_DATA(self, server, session, envelope):
         mail = email.message_from_bytes(envelope.content)
+        parts = {part.get_content_type(): part for part in mail.walk() if not part.is_multipart()}
+        contents = {name: part.get_payload(decode=True).decode() for name, part in parts.items()}
         line = {
             "from": envelope.mail_from,
             "to": envelope.rcpt_tos,
             "headers": {name.lower(): value for name, value in mail.items()},
-            "text": mail.get_payload(decode=True).decode(),
+            "text": contents["text/plain"],
+            "page": contents.get("text/html"),
         }
         with open(path, "a") as file:
             file.write(json.dumps(line) + "\n")

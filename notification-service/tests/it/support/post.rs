@@ -139,4 +139,9 @@ impl Mail {
     pub(crate) fn text(&self) -> &str {
         self.0["text"].as_str().unwrap()
     }
+
+    /// Its part in HTML, if it has one.
+    pub(crate) fn page(&self) -> Option<&str> {
+        self.0["page"].as_str()
+    }
 }
