@@ -26,6 +26,8 @@ const SENDER: &str = "Tea shop <shop@tea.example>";
 /// Within which a program has to be ready, or to have ended.
 const LIMIT: Duration = Duration::from_mins(1);
 const POLL: Duration = Duration::from_millis(20);
+/// Mails under way at once, at most: one for each partition of their topic.
+pub(super) const MAILS_AT_ONCE: u16 = 6;
 
 /// One of the programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,7 +164,7 @@ impl Fleet {
                 command
                     .args(["run", "--smtp-url", &smtp, "--from", SENDER])
                     .args(["--recipient-template", "{customer_id}@example.com"])
-                    .args(["--concurrency", "6"])
+                    .args(["--concurrency", &MAILS_AT_ONCE.to_string()])
                     .args(quick);
             }
         }

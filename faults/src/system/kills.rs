@@ -29,6 +29,14 @@ pub(super) struct Death {
     pub(super) relay_of: Option<Member>,
 }
 
+impl Death {
+    /// Whether it can come between a mail and its commit. The broker's cannot: a mail is sent once the
+    /// broker has been asked all there is to ask.
+    pub(super) const fn cuts_mails(self) -> bool {
+        matches!(self.victim, Victim::Notifier | Victim::Database)
+    }
+}
+
 /// Performs a plan while the orders come.
 pub(super) struct Killer<'a> {
     pub(super) fleet: &'a Fleet,

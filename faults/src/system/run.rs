@@ -51,7 +51,8 @@ pub async fn perform(plan: &Plan, folder: &Path) -> anyhow::Result<Vec<String>> 
     let audit = audit(&fleet).await?;
     let tables = look::tables(&mut fleet.connect().await?).await?;
     fleet.stop().await?;
-    let mut verdict = Verdict::of(plan.size.orders, &book.entries(), &tables, &post.mails());
+    let cuts = deaths.iter().filter(|death| death.cuts_mails()).count();
+    let mut verdict = Verdict::of(plan.size.orders, &book.entries(), &tables, &post.mails(), cuts);
     verdict.violations.extend(book.violations());
     verdict.violations.extend(fleet.violations());
     verdict.lines.push(("the auditor", audit));

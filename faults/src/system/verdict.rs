@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use order_events::Status;
 
 use super::clients::Entry;
+use super::fleet::MAILS_AT_ONCE;
 use super::look::Tables;
 use super::orders::number_of;
 use super::post::Mail;
@@ -24,13 +25,20 @@ pub(super) struct Verdict {
 }
 
 impl Verdict {
-    /// Everything of a run. `asked` is how many orders the clients had to send.
-    pub(super) fn of(asked: u64, book: &[Entry], tables: &Tables, mails: &[Mail]) -> Self {
+    /// Everything of a run. `asked` is how many orders the clients had to send, `cuts` how many deaths
+    /// can have come between mails and their commits.
+    pub(super) fn of(
+        asked: u64,
+        book: &[Entry],
+        tables: &Tables,
+        mails: &[Mail],
+        cuts: usize,
+    ) -> Self {
         let mut verdict = Self::default();
         verdict.orders(asked, book, tables);
         verdict.totals(book, tables);
         verdict.events(book, tables);
-        verdict.mails(book, tables, mails);
+        verdict.mails(book, tables, mails, cuts);
         verdict.dead_letters(book, tables);
         verdict
     }
@@ -177,8 +185,9 @@ impl Verdict {
         }
     }
 
-    /// Of each status of each order there is a mail with one Message-ID, once or more often.
-    fn mails(&mut self, book: &[Entry], tables: &Tables, mails: &[Mail]) {
+    /// Of each status of each order there is a mail with one Message-ID, once, or again where a death
+    /// cut it off from its commit: then each that was under way, once.
+    fn mails(&mut self, book: &[Entry], tables: &Tables, mails: &[Mail], cuts: usize) {
         let mut by_told: HashMap<(&str, Status), Vec<&Mail>> = HashMap::new();
         let mut by_id: HashMap<&str, Vec<&Mail>> = HashMap::new();
         for mail in mails {
@@ -188,6 +197,7 @@ impl Verdict {
         let event_ids: HashSet<&str> =
             tables.events.iter().map(|event| event.message_id.as_str()).collect();
         let (mut missing, mut wrong, mut unlike) = (Vec::new(), Vec::new(), Vec::new());
+        let mut too_often = Vec::new();
         let (mut once, mut repeated, mut repeats, mut asked) = (0, 0, 0, 0);
         for Entry { order, order_id } in book.iter().filter(|entry| entry.order.has_address()) {
             for (status, total) in order.told() {
@@ -202,6 +212,9 @@ impl Verdict {
                     more => {
                         repeated += 1;
                         repeats += more - 1;
+                        if more - 1 > cuts {
+                            too_often.push(format!("{}: {more} times", what()));
+                        }
                     }
                 }
                 let first = found[0];
@@ -232,14 +245,22 @@ impl Verdict {
             .map(|(id, _)| (*id).to_owned())
             .collect();
         shared.sort();
+        let allowed = cuts * usize::from(MAILS_AT_ONCE);
         self.say(
             "mails",
             format!(
                 "{asked} to send: {} missing, {once} came once, {repeated} came again under the \
-                 same Message-ID ({repeats} repeats)",
+                 same Message-ID ({repeats} repeats, of {allowed} that {cuts} deaths allow)",
                 missing.len()
             ),
         );
+        if repeats > allowed {
+            self.violations.push(format!(
+                "{repeats} repeats of mails, where {cuts} deaths with {MAILS_AT_ONCE} mails under \
+                 way allow {allowed}"
+            ));
+        }
+        self.none_of("mails came again more often than anything died", &too_often);
         self.none_of("mails are missing", &missing);
         self.none_of("mails say something wrong", &wrong);
         self.none_of("mails came again and are not the same", &unlike);

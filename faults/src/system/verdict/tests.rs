@@ -5,6 +5,8 @@ use crate::system::look::{EventRow, OrderRow};
 use crate::system::orders::{Order, mark};
 
 const ORDERS: u64 = 200;
+/// Deaths that can have cut mails off from their commits.
+const CUTS: usize = 2;
 
 /// What there is when everything went well.
 struct World {
@@ -66,7 +68,7 @@ impl World {
     }
 
     fn violations(&self) -> Vec<String> {
-        Verdict::of(ORDERS, &self.book, &self.tables, &self.mails).violations
+        Verdict::of(ORDERS, &self.book, &self.tables, &self.mails, CUTS).violations
     }
 }
 
@@ -121,7 +123,7 @@ fn an_order_under_another_id_than_was_answered_is_found() {
 #[test]
 fn an_order_that_was_never_answered_is_found() {
     let world = World::right();
-    let verdict = Verdict::of(ORDERS + 1, &world.book, &world.tables, &world.mails);
+    let verdict = Verdict::of(ORDERS + 1, &world.book, &world.tables, &world.mails, CUTS);
     assert_eq!(verdict.violations, ["1 orders were never answered"]);
 }
 
@@ -187,6 +189,20 @@ fn a_mail_that_came_again_and_cannot_be_told_is_found() {
         let total_cents = world.mails[3].total_cents + 1;
         world.mails.push(Mail { total_cents, ..world.mails[3].clone() });
     });
+}
+
+#[test]
+fn more_repeats_than_the_deaths_allow_are_found() {
+    let allowed = CUTS * usize::from(MAILS_AT_ONCE);
+    let repeat = |count| move |world: &mut World| world.mails.extend_from_within(..count);
+    assert_told(&[], repeat(allowed));
+    assert_told(&["13 repeats of mails, where 2 deaths"], repeat(allowed + 1));
+    let thrice = |world: &mut World| {
+        for _ in 0..=CUTS {
+            world.mails.push(world.mails[3].clone());
+        }
+    };
+    assert_told(&["1 mails came again more often than anything died"], thrice);
 }
 
 #[test]
