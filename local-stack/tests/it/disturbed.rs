@@ -71,7 +71,9 @@ fn a_frozen_broker_is_silent_until_it_is_continued() {
         ClientConfig::new().set("bootstrap.servers", stack.bootstrap_servers()).create().unwrap();
     consumer.fetch_metadata(None, Duration::from_secs(20)).unwrap();
     stack.kafka().pause().unwrap();
-    assert!(consumer.fetch_metadata(None, Duration::from_secs(1)).is_err());
+    // On a busy machine the signal reaches the broker's threads in their own time.
+    let is_silent = |_| consumer.fetch_metadata(None, Duration::from_secs(1)).is_err();
+    assert!((0..10).any(is_silent));
     stack.kafka().resume().unwrap();
     consumer.fetch_metadata(None, Duration::from_secs(20)).unwrap();
 }
