@@ -75,6 +75,24 @@ def wait_until_ready(url):
     sys.exit(f"{url} did not answer within {PATIENCE} s")
 
 
+def get(url):
+    with urllib.request.urlopen(url, timeout=5) as answer:
+        return json.load(answer)
+
+
+def wait_until_quiet(prometheus, alertmanager):
+    """The consumer is scraped, and no alert is under way."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        scraped = get(f"{prometheus}/api/v1/query?query=up")["data"]["result"]
+        if (any(it["value"][1] == "1" for it in scraped)
+                and not get(f"{prometheus}/api/v1/alerts")["data"]["alerts"]
+                and not get(f"{alertmanager}/api/v2/alerts")):
+            return
+        time.sleep(0.5)
+    sys.exit(f"alerts were under way for {PATIENCE} s with the consumer running")
+
+
 def main():
     for program in ["prometheus", "prometheus-alertmanager"]:
         if not shutil.which(program):
@@ -133,8 +151,10 @@ scrape_configs:
                   f"--storage.tsdb.path={scratch}/prometheus",
                   f"--web.listen-address=127.0.0.1:{prometheus_port}")
             wait_until_ready(f"http://127.0.0.1:{prometheus_port}/-/ready")
-            time.sleep(5)  # a few scrapes
-            while not heard.empty():  # nothing had been scraped at first
+            # Nothing had been scraped at first, so that the alert may fire, and has to be over.
+            wait_until_quiet(f"http://127.0.0.1:{prometheus_port}", f"http://127.0.0.1:{alertmanager_port}")
+            time.sleep(3)  # more than the intervals at which Alertmanager tells
+            while not heard.empty():
                 heard.get()
             print(f"{time.strftime('%H:%M:%S')} the consumer is killed")
             consumer.send_signal(signal.SIGKILL)
