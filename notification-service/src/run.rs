@@ -166,10 +166,7 @@ pub(crate) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     let config = args.config()?;
     let server: Server =
         args.smtp_url.parse().map_err(|error| WrongUse(format!("--smtp-url: {error}")))?;
-    let exporting = args
-        .trace
-        .start("notification-service")
-        .map_err(|error| WrongUse(format!("--otlp-endpoint: {error}")))?;
+    let exporting = args.trace.start("notification-service")?;
     let stop = stop()?;
     let pool = args.database.pool().await?;
     let schema = format!("the schema {}", args.database.schema);

@@ -11,7 +11,6 @@ use idempotent_consumer::cli::{
 };
 use idempotent_consumer::identity::IdMode;
 use idempotent_consumer::publish::Topics;
-use idempotent_consumer::telemetry::export::Exporting;
 use idempotent_consumer::{Backoff, Engine, EngineConfig, EngineError, Summary, probes};
 use tokio_util::sync::CancellationToken;
 
@@ -171,7 +170,7 @@ impl RunArgs {
 /// Runs the engine with the order handler.
 pub(crate) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     let config = args.config()?;
-    let exporting = start_tracing(&args.trace)?;
+    let exporting = args.trace.start("order-consumer")?;
     let stop = stop_on_signals()?;
     let pool = args.database.migrated_pool().await?;
     let decoder = OrderDecoder { unknown_type: args.unknown_type };
@@ -187,11 +186,6 @@ pub(crate) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     exporting.finish().await;
     print_summary(&ended??, args.output.output)?;
     Ok(ExitCode::SUCCESS)
-}
-
-fn start_tracing(args: &TraceArgs) -> anyhow::Result<Exporting> {
-    let started = args.start("order-consumer");
-    Ok(started.map_err(|error| WrongUse(format!("--otlp-endpoint: {error}")))?)
 }
 
 /// Makes sure of a topic that the handler publishes to, as the engine does of its own.

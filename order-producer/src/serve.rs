@@ -209,10 +209,7 @@ impl ServeArgs {
         self.requests.check(self.listen)?;
         self.cors.check(self.requests.asks_for_keys())?;
         let (tls, renewal) = self.tls.start()?.unzip();
-        let exporting = self
-            .trace
-            .start("order-producer")
-            .map_err(|error| WrongUse(format!("--otlp-endpoint: {error}")))?;
+        let exporting = self.trace.start("order-producer")?;
         let pool = self.database.pool().await?;
         schema::check(&pool).await?;
         let metrics = Metrics::install_with_summaries()?;

@@ -1,6 +1,7 @@
 //! The option that spans are exported by.
 
-use super::export::{ExportError, Exporting};
+use super::export::Exporting;
+use crate::cli::WrongUse;
 
 /// Where spans are sent.
 #[derive(Clone, Debug, clap::Args)]
@@ -16,9 +17,10 @@ impl TraceArgs {
     ///
     /// # Errors
     /// The URL or a variable of OpenTelemetry cannot be used.
-    pub fn start(&self, program: &str) -> Result<Exporting, ExportError> {
+    pub fn start(&self, program: &str) -> Result<Exporting, WrongUse> {
         match self.otlp_endpoint.as_deref().filter(|url| !url.is_empty()) {
-            Some(url) => Exporting::start(url, program),
+            Some(url) => Exporting::start(url, program)
+                .map_err(|error| WrongUse(format!("--otlp-endpoint: {error}"))),
             None => Ok(Exporting::nothing()),
         }
     }

@@ -31,8 +31,7 @@ pub(super) async fn attend(
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
     let route = route.unwrap_or_else(|| UNKNOWN_ROUTE.to_owned());
-    let path = request.uri().path().to_owned();
-    let traced = Traced::begin(&method, &route, request.headers(), gateway.trace_ratio);
+    let traced = Traced::begin(&method, &route, &request, gateway.trace_ratio);
     if let Some(context) = traced.context {
         request.extensions_mut().insert(context);
     }
@@ -60,9 +59,9 @@ pub(super) async fn attend(
     if status.is_server_error() {
         tracing::warn!(%id, %method, route, status = status.as_u16(), "a request failed");
     }
-    traced.end(gateway.scheme, &method, &route, &path, status.as_u16());
+    traced.end(gateway.scheme, status.as_u16());
     let labels = [
-        ("method", method_label(&method)),
+        ("method", known_method(&method).unwrap_or("other").to_owned()),
         ("route", route),
         ("status", status.as_str().to_owned()),
     ];
@@ -83,14 +82,10 @@ pub(super) async fn attend(
     response
 }
 
-/// Methods are any text: as labels, only those that mean something.
-fn method_label(method: &Method) -> String {
-    match *method {
-        Method::GET | Method::HEAD | Method::POST | Method::PUT | Method::DELETE => {
-            method.to_string()
-        }
-        _ => "other".to_owned(),
-    }
+/// Methods are any text; these are the ones that mean something.
+pub(super) fn known_method(method: &Method) -> Option<&str> {
+    let name = method.as_str();
+    matches!(name, "GET" | "HEAD" | "POST" | "PUT" | "DELETE").then_some(name)
 }
 
 /// The caller's id, if it is short and plain; else one of ours.

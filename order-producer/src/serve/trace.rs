@@ -1,11 +1,12 @@
 //! The trace that a request belongs to: the caller's, or a new one where spans are exported.
 
+use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderName, Method};
 use idempotent_consumer::TraceContext;
 use idempotent_consumer::telemetry::{self, Span, SpanKind};
 use rand::RngExt as _;
 
-use super::attend::UNKNOWN_ROUTE;
+use super::attend::{UNKNOWN_ROUTE, known_method};
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
@@ -19,38 +20,34 @@ pub(super) struct Traced {
 impl Traced {
     /// `ratio`: the share of new traces that is sampled. A new trace begins with what may change an
     /// order; somebody who only looks, or asks whether it lives, begins none.
-    pub(super) fn begin(method: &Method, route: &str, headers: &HeaderMap, ratio: f64) -> Self {
-        let given = traceparent(headers);
+    pub(super) fn begin(method: &Method, route: &str, request: &Request, ratio: f64) -> Self {
+        let given = traceparent(request.headers());
         if !telemetry::is_on() {
             return Self { context: given, span: None };
         }
+        let described = |mut span: Span| {
+            span.set("http.request.method", known_method(method).unwrap_or("_OTHER"));
+            if route != UNKNOWN_ROUTE {
+                span.set("http.route", route);
+            }
+            span.set("url.path", request.uri().path());
+            span
+        };
         let name = || name(method, route);
         let changes = !method.is_safe() && route.starts_with("/v1/");
         if given.is_none() && changes {
             let context = TraceContext::root(rand::rng().random_bool(ratio));
-            let span = Span::root(context, SpanKind::Server, name);
+            let span = Span::root(context, SpanKind::Server, name).map(described);
             return Self { context: Some(context), span };
         }
-        let span = Span::child_of(given, SpanKind::Server, name);
+        let span = Span::child_of(given, SpanKind::Server, name).map(described);
         Self { context: span.as_ref().map(Span::context).or(given), span }
     }
 
     /// The request has been answered. Neither its address nor its query is told: both may name a person.
-    pub(super) fn end(
-        self,
-        scheme: &'static str,
-        method: &Method,
-        route: &str,
-        path: &str,
-        status: u16,
-    ) {
+    pub(super) fn end(self, scheme: &'static str, status: u16) {
         let Some(mut span) = self.span else { return };
-        span.set("http.request.method", known(method).unwrap_or("_OTHER"));
-        if route != UNKNOWN_ROUTE {
-            span.set("http.route", route);
-        }
         span.set("url.scheme", scheme);
-        span.set("url.path", path);
         span.set("http.response.status_code", i64::from(status));
         if status >= 500 {
             span.fail(&status.to_string());
@@ -60,14 +57,8 @@ impl Traced {
 }
 
 fn name(method: &Method, route: &str) -> String {
-    let method = known(method).unwrap_or("HTTP");
+    let method = known_method(method).unwrap_or("HTTP");
     if route == UNKNOWN_ROUTE { method.to_owned() } else { format!("{method} {route}") }
-}
-
-/// Methods are any text; these are the ones that mean something.
-fn known(method: &Method) -> Option<&str> {
-    let name = method.as_str();
-    matches!(name, "GET" | "HEAD" | "POST" | "PUT" | "DELETE").then_some(name)
 }
 
 /// The trace that the request says it belongs to.
@@ -91,8 +82,9 @@ mod tests {
     fn without_export_a_trace_is_passed_on_as_it_came_and_none_begins() {
         let begin = |value: Option<&'static str>| {
             let value = value.map(|value| (TRACEPARENT, HeaderValue::from_static(value)));
-            let headers = HeaderMap::from_iter(value);
-            let traced = Traced::begin(&Method::POST, "/v1/orders", &headers, 1.0);
+            let mut request = Request::default();
+            request.headers_mut().extend(value);
+            let traced = Traced::begin(&Method::POST, "/v1/orders", &request, 1.0);
             assert!(traced.span.is_none());
             traced.context.map(|context| context.to_string())
         };
