@@ -22,7 +22,7 @@ COPY idempotent-consumer/Cargo.toml idempotent-consumer/
 COPY order-consumer/Cargo.toml order-consumer/
 COPY order-producer/Cargo.toml order-producer/
 COPY notification-service/Cargo.toml notification-service/
-RUN for member in */; do mkdir "$member/src" && touch "$member/src/lib.rs"; done \
+RUN for member in */; do mkdir "$member/src" && echo '//! Empty.' >"$member/src/lib.rs"; done \
  && cargo build --release --locked -p order-consumer -p order-producer -p notification-service
 
 COPY migrations migrations
