@@ -8,7 +8,10 @@
 //! let balances = [("a", 500_i64), ("b", 700)];
 //! if optimism.is_due(balances.len()) {
 //!     let into = "balances (account, cents)";
-//!     let encode = |row: &mut BinaryRow, (account, cents): &(&str, i64)| row.value(account)?.value(cents)?.ends();
+//!     let encode = |row: &mut BinaryRow, (account, cents): &(&str, i64)| {
+//!         row.value(account)?.value(cents)?;
+//!         Ok(())
+//!     };
 //!     if optimism.learns(insert_new(connection, into, &balances, encode).await?) {
 //!         return Ok(());
 //!     }
@@ -82,13 +85,9 @@ impl BinaryRow {
     }
 
     /// The row has all its values.
-    ///
-    /// # Errors
-    /// None; a chain of values ends with what the function that encodes a row returns.
-    pub fn ends(&mut self) -> Result<(), sqlx::Error> {
+    fn ends(&mut self) {
         let (at, columns) = (self.at, self.columns);
         self.data[at..at + size_of::<i16>()].copy_from_slice(&columns.to_be_bytes());
-        Ok(())
     }
 }
 
@@ -141,6 +140,7 @@ pub(crate) async fn insert<T>(
             copy.abort("a value could not be encoded").await?;
             return Err(error);
         }
+        out.ends();
         if out.data.len() >= CHUNK {
             let full = out.data.len() - out.data.len() % CHUNK;
             for chunk in out.data[..full].chunks(CHUNK) {
@@ -205,7 +205,8 @@ mod tests {
     fn rows_are_as_the_format_has_them() {
         let mut rows = BinaryRow::new();
         rows.begins();
-        rows.value("ab").unwrap().value(None::<i64>).unwrap().ends().unwrap();
+        rows.value("ab").unwrap().value(None::<i64>).unwrap();
+        rows.ends();
         assert_eq!(
             rows.data.as_slice(),
             [&b"PGCOPY\n\xff\r\n\0"[..], &[0; 8], &[0, 2], &[0, 0, 0, 2], b"ab", &[0xff; 4]]

@@ -18,7 +18,7 @@ use crate::{Health, observe};
 /// Upper ends of a histogram's buckets, for times and for numbers of messages: summaries of several
 /// processes could not be added up.
 const SECONDS: [f64; 11] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 20.0];
-const MESSAGES: [f64; 8] = [1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0];
+const MESSAGES: [f64; 9] = [1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1_000.0, 3_000.0, 10_000.0];
 
 /// How long answers that are under way at the end may take.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);

@@ -57,7 +57,7 @@ pub(crate) fn busy_message(server: Kind, port: u16) -> String {
     format!(
         "{server} cannot have port {port}: something else listens on 127.0.0.1:{port}.\n\
          `{ask}` says who. Stop that one (perhaps `cargo stack down` or `docker compose down`), \
-         or choose another port with `{flag} PORT`; `{flag} 0` takes any free one."
+         or choose another port with `cargo stack up {flag} PORT`; `{flag} 0` takes any free one."
     )
 }
 

@@ -387,8 +387,8 @@ async fn copy_orders(
             .value(order.total_cents)?
             .value(Json(&order.items))?
             .value(order.placed_at)?
-            .value(order.last_message_id)?
-            .ends()
+            .value(order.last_message_id)?;
+        Ok(())
     };
     insert_new(connection, into, orders, encode).await
 }

@@ -81,8 +81,8 @@ async fn copy(
             .value(group)?
             .value(topic)?
             .value(row.outcome)?
-            .value(row.fingerprint)?
-            .ends()
+            .value(row.fingerprint)?;
+        Ok(())
     };
     Ok(insert_new(connection, into, &fresh, encode).await?.then_some(result))
 }

@@ -105,8 +105,8 @@ pub(crate) async fn insert(
             .value(verdict.attempts.cast_signed())?
             .value(letter.first_failed_at.unwrap_or(now))?
             .value(now)?
-            .value(group)?
-            .ends()
+            .value(group)?;
+        Ok(())
     };
     copy::insert(connection, into, letters, encode).await?;
     Ok(())

@@ -28,8 +28,8 @@ pub(crate) async fn insert(
             .value(record.key.as_deref())?
             .value(record.value.as_deref())?
             .value(Json(&record.headers))?
-            .value(may_omit_value)?
-            .ends()
+            .value(may_omit_value)?;
+        Ok(())
     };
     copy::insert(connection, into, records, encode).await?;
     Ok(())

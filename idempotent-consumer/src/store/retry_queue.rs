@@ -104,8 +104,8 @@ impl Changes<'_> {
                 .value(failed_at)?
                 .value(verdict.map(|verdict| verdict.class.as_str()))?
                 .value(verdict.map(|verdict| verdict.code.as_ref()))?
-                .value(verdict.map(|verdict| verdict.text.as_str()))?
-                .ends()
+                .value(verdict.map(|verdict| verdict.text.as_str()))?;
+            Ok(())
         };
         copy::insert(connection, into, &self.joining, encode).await?;
         Ok(())
