@@ -287,6 +287,25 @@ MUTATIONS = [
         (PRODUCER_TESTS, "killed_under_load_it_gives_each_key_one_order_and_the_same_answer"),
     ),
     Mutation(
+        "event-whose-key-was-taken",
+        "a repeated order is published although its key was taken",
+        [(GATEWAY + "store/place.rs",
+          "            SELECT topic, record_key, record_value, record_headers\n"
+          "              FROM asked\n"
+          "                   JOIN taken USING (client, key)\n",
+          "            SELECT topic, record_key, record_value, record_headers\n"
+          "              FROM asked\n")],
+        (PRODUCER_TESTS, "five_hundred_requests_at_once_with_one_key_make_one_order"),
+    ),
+    Mutation(
+        "same-key-in-one-statement",
+        "orders under one key go into one statement",
+        [(GATEWAY + "together.rs",
+          "            Ok(_) => again.push(one),",
+          "            Ok(at) => first.insert(at, one),")],
+        (PRODUCER_TESTS, "five_hundred_requests_at_once_with_one_key_make_one_order"),
+    ),
+    Mutation(
         "any-body-replayed",
         "a key's answer is given whatever the request",
         [(GATEWAY + "accept.rs",

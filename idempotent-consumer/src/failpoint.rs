@@ -55,7 +55,12 @@ pub const PIPE: [&str; 6] = [
 ];
 
 /// Every point of the HTTP gateway.
-pub const GATEWAY: [&str; 2] = ["gateway.before_commit", "gateway.after_commit_before_answer"];
+pub const GATEWAY: [&str; 4] = [
+    "gateway.before_placing",
+    "gateway.after_placing_before_answer",
+    "gateway.before_commit",
+    "gateway.after_commit_before_answer",
+];
 
 /// Every point of the notification service, beside those of the consumer.
 pub const NOTIFIER: [&str; 2] = ["notifier.before_send", "notifier.after_send"];

@@ -1,8 +1,9 @@
 //! `serve`: orders over HTTP, each accepted once however often it is sent.
 //!
 //! A request that changes something is one transaction in PostgreSQL ([`accept`]): its Idempotency-Key,
-//! the order, the event in the outbox, and the answer. The relay publishes the outbox; so orders are
-//! accepted while Kafka is away, and nothing is half done while PostgreSQL is.
+//! the order, the event in the outbox, and the answer. New orders share one ([`together`]). The relay
+//! publishes the outbox; so orders are accepted while Kafka is away, and nothing is half done while
+//! PostgreSQL is.
 //!
 //! What becomes of a request is [`decide`], what a client is told of an order is [`truth`], and what is
 //! wrong with a body is [`body`]; none of them does IO. All SQL is in [`store`].
@@ -35,6 +36,7 @@ mod routes;
 mod schema;
 mod store;
 mod tls;
+mod together;
 mod trace;
 mod truth;
 mod upkeep;
@@ -57,6 +59,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::accept::Publishing;
 use self::health::{Behind, Database};
+use self::together::Together;
 use crate::Exit;
 use crate::cli::{App, DEFAULT_SOURCE, DEFAULT_TOPIC, parse_source};
 use crate::interrupt::Interrupt;
@@ -182,6 +185,7 @@ fn parse_retention(text: &str) -> Result<Duration, String> {
 /// What every request needs.
 pub(crate) struct Gateway {
     pool: PgPool,
+    together: Together,
     publishing: Publishing,
     guard: guard::Guard,
     health: health::GatewayHealth,
@@ -224,6 +228,7 @@ impl ServeArgs {
         let (behind, database) = (Behind::default(), Database::default());
         let gateway = Arc::new(Gateway {
             pool: pool.clone(),
+            together: Together::start(&pool),
             publishing: Publishing {
                 topic: self.topic.clone(),
                 source: self.source.clone(),
@@ -285,9 +290,9 @@ impl DatabaseArgs {
         let limits = PgPoolOptions::new()
             .max_connections(self.database_connections)
             .acquire_timeout(Duration::from_secs(5))
-            .after_connect(move |_, _| {
+            .after_connect(move |connection, _| {
                 idempotent_consumer::nodelay::set_on_connections(&nodelay);
-                Box::pin(async { Ok(()) })
+                Box::pin(store::begin_session(connection))
             });
         Ok(cli::pool(options, limits).await?)
     }

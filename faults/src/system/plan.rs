@@ -42,9 +42,11 @@ impl Victim {
     const fn ways(self) -> &'static [How] {
         match self {
             Self::Api => &[
-                How::At("gateway.after_commit_before_answer"),
+                How::At("gateway.after_placing_before_answer"),
                 How::AtOnce,
                 How::At("gateway.before_commit"),
+                How::At("gateway.before_placing"),
+                How::At("gateway.after_commit_before_answer"),
             ],
             Self::Relay => &[
                 How::At("relay.after_send_before_delete"),

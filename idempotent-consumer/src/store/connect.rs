@@ -7,7 +7,8 @@ use sqlx::{Connection, PgConnection};
 
 use crate::nodelay;
 
-/// Bounds of a transaction, set in each one anew so that a pooler in between cannot lose them.
+/// Bounds of transactions: of each one, set anew by what opens it, or of a session whose statements are
+/// transactions of their own.
 #[derive(Clone, Copy, Debug)]
 pub struct TransactionLimits {
     /// Of a wait for a lock.
@@ -19,6 +20,19 @@ pub struct TransactionLimits {
 }
 
 impl TransactionLimits {
+    /// What a session begins with whose statements are transactions of their own: READ COMMITTED and
+    /// durable, as with [`begin_sql`](Self::begin_sql).
+    pub fn session_sql(&self) -> String {
+        format!(
+            "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE;
+             SET idle_in_transaction_session_timeout = {};
+             SET client_connection_check_interval = 5000;
+             {}",
+            self.idle.as_millis(),
+            session_sql(self.lock, self.statement),
+        )
+    }
+
     /// What opens a transaction: one round trip. It is READ COMMITTED and durable, whatever the
     /// database's defaults are.
     pub fn begin_sql(&self) -> String {

@@ -1,21 +1,22 @@
 //! A request that changes an order, in one transaction: its key, the order, the event in the outbox and
 //! the answer. It commits or nothing has happened, so whatever dies when, the same request again gives
-//! the same answer, and one event.
+//! the same answer, and one event. A new order has nothing to look at before, and is accepted
+//! [together](super::together) with others.
 
 use axum::http::StatusCode;
 use idempotent_consumer::failpoint::failpoint;
 use idempotent_consumer::outbox::{self, Outgoing};
 use idempotent_consumer::{Headers, TraceContext};
-use order_events::{Envelope, EventKind, OrderEvent, encode};
+use order_events::{Envelope, EventKind, OrderContent, OrderEvent, encode};
 use sqlx::{PgConnection, PgPool};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::answer::Answer;
-use super::decide::{Decision, Standing, Wanted, decide, standing};
+use super::decide::{Decision, Standing, Wanted, decide, placed, standing};
 use super::look::in_time;
 use super::problem::Problem;
-use super::store::{self, KeyUse};
+use super::store::{self, KeyHeld, KeyUse, NewOrder};
 use super::truth::{Accepted, Event, Fate, is_same_order, view};
 
 /// How often a request begins again because another one has added its order meanwhile. That one has
@@ -44,8 +45,8 @@ struct Done {
     published: Option<EventKind>,
 }
 
-/// Does what a request asks for. Must run to its end: a dropped future would leave the pool a
-/// connection in the middle of a transaction.
+/// Does what a request asks for of an order that there may be. Must run to its end: a dropped future
+/// would leave the pool a connection in the middle of a transaction.
 pub(super) async fn accept(
     pool: PgPool,
     publishing: Publishing,
@@ -62,6 +63,24 @@ pub(super) async fn accept(
             Problem::of_database(&error)
         }
     })
+}
+
+/// A new order, whose id is ours, as it will be accepted. Its times are those of this machine's clock:
+/// the answer has to be known before the database is asked.
+pub(super) fn new_order(
+    publishing: &Publishing,
+    key: KeyUse,
+    content: OrderContent,
+    now: OffsetDateTime,
+) -> NewOrder {
+    let order_id = content.order_id();
+    let (event, standing) = placed(content);
+    let accepted = Accepted { standing, version: 1, created_at: now, updated_at: now };
+    let (message_id, outgoing) = publishing.outgoing(&event);
+    let events = vec![pending(&event, message_id, now)];
+    let answer =
+        Answer::json(store::STATUS, &view(Some(&accepted), None, events)).located(order_id);
+    NewOrder { key, accepted, message_id, outgoing, answer }
 }
 
 /// Why there is no answer to keep.
@@ -89,14 +108,7 @@ async fn in_transaction(
     {
         let held = store::held_key(&mut transaction, key).await?;
         transaction.rollback().await?;
-        return match held {
-            Some(held) if held.fingerprint == key.fingerprint => {
-                metrics::counter!("order_producer_replayed_total").increment(1);
-                Ok(Answered::Replayed(held.answer))
-            }
-            Some(_) => Err(Refused::Problem(Problem::key_reused())),
-            None => Err(Refused::Problem(Problem::in_flight())),
-        };
+        return replay(held, key).map_err(Refused::Problem);
     }
     let done = change(&mut transaction, publishing, wanted).await?;
     if let Some(key) = key {
@@ -106,9 +118,25 @@ async fn in_transaction(
     transaction.commit().await?;
     failpoint("gateway.after_commit_before_answer");
     if let Some(kind) = done.published {
-        metrics::counter!("order_producer_accepted_total", "event" => kind.as_str()).increment(1);
+        count_accepted(kind);
     }
     Ok(Answered::First(done.answer))
+}
+
+/// The answer that the key has, where it was used for the same.
+pub(super) fn replay(held: Option<KeyHeld>, key: &KeyUse) -> Result<Answered, Problem> {
+    match held {
+        Some(held) if held.fingerprint == key.fingerprint => {
+            metrics::counter!("order_producer_replayed_total").increment(1);
+            Ok(Answered::Replayed(held.answer))
+        }
+        Some(_) => Err(Problem::key_reused()),
+        None => Err(Problem::in_flight()),
+    }
+}
+
+pub(super) fn count_accepted(kind: EventKind) {
+    metrics::counter!("order_producer_accepted_total", "event" => kind.as_str()).increment(1);
 }
 
 async fn change(
@@ -131,12 +159,8 @@ async fn change_once(
     wanted: Wanted,
 ) -> Result<Option<Done>, Refused> {
     let order_id = wanted.order_id();
-    let by_client = matches!(wanted, Wanted::Place(_) | Wanted::Put { .. });
-    let before = match wanted {
-        // Nobody else knows its id.
-        Wanted::Place(_) => None,
-        _ => store::lock_order(connection, order_id).await?,
-    };
+    let by_client = matches!(wanted, Wanted::Put { .. });
+    let before = store::lock_order(connection, order_id).await?;
     let mut known = match before {
         Some(_) => {
             store::read_orders(connection, &[order_id]).await?.remove(&order_id).unwrap_or_default()
@@ -174,7 +198,7 @@ async fn change_once(
     known.events.push(write_event(connection, publishing, accepted.version, &event).await?);
     let seen = view(Some(&accepted), known.applied.as_ref(), known.events);
     let answer = match event.kind() {
-        EventKind::Placed => Answer::json(StatusCode::CREATED, &seen).located(order_id),
+        store::EVENT => Answer::json(store::STATUS, &seen).located(order_id),
         _ if by_client => Answer::json(StatusCode::OK, &seen),
         _ => Answer::json(StatusCode::ACCEPTED, &seen),
     };
@@ -200,24 +224,36 @@ async fn write_event(
     version: i64,
     event: &OrderEvent,
 ) -> Result<Event, sqlx::Error> {
-    let message_id = Uuid::now_v7();
+    let (message_id, outgoing) = publishing.outgoing(event);
     let accepted_at = store::insert_event(connection, version, message_id, event).await?;
-    let envelope = Envelope {
-        id: message_id.to_string(),
-        source: publishing.source.clone(),
-        time: OffsetDateTime::now_utc(),
-        traceparent: publishing.trace.map(|trace| trace.to_string()),
-    };
-    let record = encode(event, &envelope);
-    let headers: Headers = record.headers.into_iter().collect();
-    let outgoing = Outgoing {
-        topic: publishing.topic.clone(),
-        partition: None,
-        key: Some(record.key),
-        value: Some(record.value),
-        headers,
-    };
     outbox::publish(connection, &outgoing).await?;
+    Ok(pending(event, message_id, accepted_at))
+}
+
+impl Publishing {
+    /// The event as a record to publish, under a new message id.
+    fn outgoing(&self, event: &OrderEvent) -> (Uuid, Outgoing) {
+        let message_id = Uuid::now_v7();
+        let envelope = Envelope {
+            id: message_id.to_string(),
+            source: self.source.clone(),
+            time: OffsetDateTime::now_utc(),
+            traceparent: self.trace.map(|trace| trace.to_string()),
+        };
+        let record = encode(event, &envelope);
+        let headers: Headers = record.headers.into_iter().collect();
+        let outgoing = Outgoing {
+            topic: self.topic.clone(),
+            partition: None,
+            key: Some(record.key),
+            value: Some(record.value),
+            headers,
+        };
+        (message_id, outgoing)
+    }
+}
+
+fn pending(event: &OrderEvent, message_id: Uuid, accepted_at: OffsetDateTime) -> Event {
     let kind = event.kind().as_str().to_owned();
-    Ok(Event { kind, message_id, accepted_at, fate: Fate::Pending })
+    Event { kind, message_id, accepted_at, fate: Fate::Pending }
 }

@@ -56,7 +56,8 @@ pub(super) async fn attend(
     };
     let status = response.status();
     tracing::debug!(%id, %method, route, status = status.as_u16(), "answered");
-    if status.is_server_error() {
+    // To say that it is not ready is no failure, and asked every few seconds.
+    if status.is_server_error() && route != "/readyz" {
         tracing::warn!(%id, %method, route, status = status.as_u16(), "a request failed");
     }
     traced.end(gateway.scheme, status.as_u16());

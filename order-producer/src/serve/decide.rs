@@ -9,8 +9,6 @@ use super::body::{BodyError, Draft};
 /// What a client asks for.
 #[derive(Debug, Clone)]
 pub(super) enum Wanted {
-    /// A new order under an id that we made.
-    Place(OrderContent),
     /// The order under the client's id is to be this.
     Put { order_id: Uuid, draft: Draft, now: OffsetDateTime },
     /// The order is paid.
@@ -23,7 +21,6 @@ impl Wanted {
     /// The order it is about.
     pub(super) fn order_id(&self) -> Uuid {
         match self {
-            Self::Place(content) => content.order_id(),
             Self::Put { order_id, .. } | Self::Pay { order_id, .. } | Self::Cancel { order_id } => {
                 *order_id
             }
@@ -66,7 +63,6 @@ pub(super) enum Decision {
 /// Decides on a request by the same rules as the consumer will.
 pub(super) fn decide(current: Option<&Standing>, wanted: Wanted) -> Result<Decision, BodyError> {
     Ok(match wanted {
-        Wanted::Place(content) => placed(content),
         Wanted::Put { order_id, draft, now } => {
             // A client that names no time means the one that the order has.
             let otherwise = current.map_or(now, |current| current.content.placed_at());
@@ -80,13 +76,17 @@ pub(super) fn decide(current: Option<&Standing>, wanted: Wanted) -> Result<Decis
     })
 }
 
-fn placed(content: OrderContent) -> Decision {
+/// A new order: its event, and how it stands then.
+pub(super) fn placed(content: OrderContent) -> (OrderEvent, Standing) {
     let standing = Standing { status: Status::Placed, content: content.clone() };
-    Decision::Publish(OrderEvent::Placed(content), standing)
+    (OrderEvent::Placed(content), standing)
 }
 
 fn put(current: Option<&Standing>, content: OrderContent) -> Decision {
-    let Some(current) = current else { return placed(content) };
+    let Some(current) = current else {
+        let (event, standing) = placed(content);
+        return Decision::Publish(event, standing);
+    };
     if current.content.customer_id() != content.customer_id() {
         return Decision::Refuse(Rejection::CustomerMismatch);
     }

@@ -32,7 +32,7 @@ tokio::task_local! {
 
 /// How long work on one connection may take. PostgreSQL ends what takes longer by itself, but not where
 /// the network is gone without a word.
-const WORK_TIMEOUT: Duration = Duration::from_secs(20);
+pub(super) const WORK_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Runs work on the database to its end, also when the client has gone or its time is up: a future that
 /// is dropped would leave the pool a connection in the middle of something. It keeps the request's

@@ -15,7 +15,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::Gateway;
-use super::accept::{Answered, Publishing, accept};
+use super::accept::{self, Answered, Publishing};
 use super::body::{OrderId, read_order, read_reason};
 use super::code::Code;
 use super::decide::Wanted;
@@ -128,9 +128,11 @@ async fn place(
     incoming.require_json()?;
     let key = key_of(&client, &incoming)?;
     let draft = read_order(&incoming.body, OrderId::Made).map_err(Problem::of_body)?;
-    let content =
-        draft.content(Uuid::now_v7(), OffsetDateTime::now_utc()).map_err(Problem::of_body)?;
-    gateway.accept(&incoming, Some(key), Wanted::Place(content)).await
+    let now = now();
+    let content = draft.content(Uuid::now_v7(), now).map_err(Problem::of_body)?;
+    let order = accept::new_order(&gateway.publishing(&incoming), key, content, now);
+    let gateway = Arc::clone(&gateway);
+    answered(async move { gateway.together.place(order).await }).await
 }
 
 async fn put(State(gateway): Shared, path: PathId, request: Request) -> Result<Response, Problem> {
@@ -138,7 +140,7 @@ async fn put(State(gateway): Shared, path: PathId, request: Request) -> Result<R
     let incoming = gateway.read(request).await?;
     incoming.require_json()?;
     let draft = read_order(&incoming.body, OrderId::Given(order_id)).map_err(Problem::of_body)?;
-    let wanted = Wanted::Put { order_id, draft, now: OffsetDateTime::now_utc() };
+    let wanted = Wanted::Put { order_id, draft, now: now() };
     gateway.accept(&incoming, None, wanted).await
 }
 
@@ -205,12 +207,27 @@ impl Gateway {
         key: Option<KeyUse>,
         wanted: Wanted,
     ) -> Result<Response, Problem> {
-        let trace = incoming.parts.extensions.get().copied();
-        let publishing = Publishing { trace, ..self.publishing.clone() };
-        let work = accept(self.pool.clone(), publishing, key, wanted);
-        Ok(match undisturbed(work).await? {
-            Answered::First(answer) => answer.into_response(),
-            Answered::Replayed(answer) => answer.replayed(),
-        })
+        let work = accept::accept(self.pool.clone(), self.publishing(incoming), key, wanted);
+        answered(Box::pin(work)).await
     }
+
+    fn publishing(&self, incoming: &Incoming) -> Publishing {
+        let trace = incoming.parts.extensions.get().copied();
+        Publishing { trace, ..self.publishing.clone() }
+    }
+}
+
+async fn answered(
+    work: impl Future<Output = Result<Answered, Problem>> + Send + 'static,
+) -> Result<Response, Problem> {
+    Ok(match undisturbed(work).await? {
+        Answered::First(answer) => answer.into_response(),
+        Answered::Replayed(answer) => answer.replayed(),
+    })
+}
+
+/// The time, as exact as the database keeps it.
+fn now() -> OffsetDateTime {
+    let now = OffsetDateTime::now_utc();
+    now.replace_nanosecond(now.nanosecond() / 1000 * 1000).unwrap_or(now)
 }

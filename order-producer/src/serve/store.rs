@@ -1,6 +1,7 @@
 //! All SQL of the gateway, each statement beside its function.
 
 mod keys;
+mod place;
 mod read;
 mod rows;
 
@@ -16,9 +17,11 @@ use sqlx::{AssertSqlSafe, PgConnection, Postgres, Row, Transaction};
 use uuid::Uuid;
 
 pub(super) use self::keys::{KeyRow, create_key, find_key, list_keys, revoke_key};
+pub(super) use self::place::{EVENT, NewOrder, STATUS, place};
 pub(super) use self::read::{Known, Page, page, read_orders};
 use super::answer::Answer;
 use super::decide::Standing;
+use super::look::WORK_TIMEOUT;
 use super::truth::{Accepted, lines};
 
 /// How long a request waits for another one with its key, or for its order.
@@ -27,6 +30,15 @@ const LIMITS: TransactionLimits = TransactionLimits {
     statement: Duration::from_secs(5),
     idle: Duration::from_secs(10),
 };
+
+/// The same for what is a transaction by itself; nothing waits for longer than this for any answer.
+const SESSION_LIMITS: TransactionLimits = TransactionLimits { statement: WORK_TIMEOUT, ..LIMITS };
+
+/// What each connection begins with.
+pub(super) async fn begin_session(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::raw_sql(AssertSqlSafe(SESSION_LIMITS.session_sql())).execute(connection).await?;
+    Ok(())
+}
 
 /// Opens the transaction of a request that changes something.
 pub(super) async fn begin(

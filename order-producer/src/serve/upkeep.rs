@@ -5,6 +5,7 @@ use std::time::Duration;
 use idempotent_consumer::publish::{Ensured, Topics};
 use idempotent_consumer::{KafkaSettings, inspect};
 use sqlx::PgPool;
+use sqlx::types::time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 
 use super::health::{Backlog, Behind, Database};
@@ -16,6 +17,9 @@ use crate::topic::PARTITIONS;
 const ASK_EVERY: Duration = Duration::from_millis(500);
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How far this machine's clock may be from the database's before the log says so: the times of new
+/// orders are this one's.
+const CLOCK_TOLERANCE: time::Duration = time::Duration::seconds(5);
 /// Looking takes at most this share of the time, however long the outbox is: it counts its rows.
 const LOOK_SHARE: u32 = 20;
 const FORGET_EVERY: Duration = Duration::from_mins(10);
@@ -38,13 +42,25 @@ impl Upkeep {
 
     /// Apart from the rest, which may take its time.
     async fn watch(&self, stop: &CancellationToken) {
+        let mut is_clock_off = false;
         while !stop.is_cancelled() {
             let asked = self.ask().await;
             let is_new = self.database.set_away(asked.is_err());
-            match asked {
+            match &asked {
                 Err(error) if is_new => tracing::warn!(%error, "the database does not answer"),
-                Ok(()) if is_new => tracing::info!("the database answers again"),
+                Ok(_) if is_new => tracing::info!("the database answers again"),
                 _ => {}
+            }
+            if let Ok(ahead) = asked {
+                metrics::gauge!("order_producer_clock_ahead_seconds").set(ahead.as_seconds_f64());
+                let is_off = ahead.abs() > CLOCK_TOLERANCE;
+                if is_off && !is_clock_off {
+                    tracing::warn!(
+                        ahead_seconds = ahead.as_seconds_f64(),
+                        "this machine's clock is not the database's; new orders have its times"
+                    );
+                }
+                is_clock_off = is_off;
             }
             tokio::select! {
                 () = stop.cancelled() => {}
@@ -53,11 +69,18 @@ impl Upkeep {
         }
     }
 
-    async fn ask(&self) -> Result<(), sqlx::Error> {
+    /// Asks the database whether it is there, with our tables; returns how far our clock is ahead of
+    /// its.
+    async fn ask(&self) -> Result<time::Duration, sqlx::Error> {
         let mut connection = within(ASK_TIMEOUT, self.pool.acquire()).await?;
-        let question = sqlx::query("SELECT FROM accepted_orders LIMIT 0").execute(&mut *connection);
-        let asked = within(ASK_TIMEOUT, question).await;
-        asked.map(drop).inspect_err(|_| connection.close_on_drop())
+        let question = sqlx::query_scalar(
+            "SELECT clock_timestamp() FROM (SELECT) AS one LEFT JOIN accepted_orders ON false",
+        )
+        .fetch_one(&mut *connection);
+        let asked: Result<OffsetDateTime, _> = within(ASK_TIMEOUT, question).await;
+        asked
+            .map(|there| OffsetDateTime::now_utc() - there)
+            .inspect_err(|_| connection.close_on_drop())
     }
 
     async fn look_and_forget(&self, stop: &CancellationToken) {

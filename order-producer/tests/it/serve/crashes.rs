@@ -9,18 +9,25 @@ use crate::kafka;
 
 /// Clients and what they send.
 const CLIENTS: u32 = 6;
-const ORDERS: u32 = 40;
+const ORDERS: u32 = 25;
 
-fn send(server: &str, client: u32, order: u32) -> Option<Answer> {
+/// Places an order and pays it; what was answered until the gateway died.
+fn place_and_pay(server: &str, client: u32, order: u32) -> Vec<Answer> {
     let key = format!("{client}/{order}");
-    let order = tea(&format!("c-{client}"), order + 1);
-    request("POST", "/v1/orders").key(&key).json(&order).try_send(server)
+    let content = tea(&format!("c-{client}"), order + 1);
+    let Some(placed) = request("POST", "/v1/orders").key(&key).json(&content).try_send(server)
+    else {
+        return Vec::new();
+    };
+    let pay = format!("{}/pay", placed.header("location").unwrap());
+    let paid = request("POST", &pay).key(&format!("{key}/pay")).try_send(server);
+    [Some(placed), paid].into_iter().flatten().collect()
 }
 
 #[test]
 fn killed_under_load_it_gives_each_key_one_order_and_the_same_answer() {
     let place = Place::new("killed");
-    let answered: Mutex<Vec<(u32, u32, Answer)>> = Mutex::default();
+    let answered: Mutex<Vec<(u32, u32, Vec<Answer>)>> = Mutex::default();
     for round in 0..5_u64 {
         let server = Server::start(&place);
         std::thread::scope(|scope| {
@@ -28,8 +35,12 @@ fn killed_under_load_it_gives_each_key_one_order_and_the_same_answer() {
                 let (address, answered) = (server.address.clone(), &answered);
                 scope.spawn(move || {
                     for order in 0..ORDERS {
-                        let Some(answer) = send(&address, client, order) else { break };
-                        answered.lock().unwrap().push((client, order, answer));
+                        let answers = place_and_pay(&address, client, order);
+                        let is_dead = answers.len() < 2;
+                        answered.lock().unwrap().push((client, order, answers));
+                        if is_dead {
+                            break;
+                        }
                     }
                 });
             }
@@ -42,22 +53,23 @@ fn killed_under_load_it_gives_each_key_one_order_and_the_same_answer() {
     let before = answered.into_inner().unwrap();
     for client in 0..CLIENTS {
         for order in 0..ORDERS {
-            let last = send(&server.address, client, order).unwrap();
-            last.clone().expect(201);
+            let last = place_and_pay(&server.address, client, order);
+            assert_eq!(last.iter().map(|answer| answer.status).collect::<Vec<_>>(), [201, 202]);
             let earlier = before.iter().filter(|(c, o, _)| (*c, *o) == (client, order));
-            for (_, _, answer) in earlier {
-                assert_eq!(answer.clone().expect(201).body, last.body);
+            for (answer, last) in earlier.flat_map(|(_, _, answers)| answers.iter().zip(&last)) {
+                assert_eq!((answer.status, &answer.body), (last.status, &last.body));
             }
         }
     }
-    assert!(before.len() > 10, "{} answers came before the kills", before.len());
+    let count: usize = before.iter().map(|(_, _, answers)| answers.len()).sum();
+    assert!(count > 10, "{count} answers came before the kills");
     let all = i64::from(CLIENTS * ORDERS);
-    assert_eq!(place.number("SELECT count(*) FROM accepted_orders"), all);
+    assert_eq!(place.number("SELECT count(*) FROM accepted_orders WHERE status = 'paid'"), all);
     place.wait_published();
     let records = kafka::read(&place.topic);
     let ids: std::collections::HashSet<_> =
         records.iter().map(|record| record.header("ce_id").unwrap()).collect();
-    assert_eq!(ids.len(), usize::try_from(all).unwrap(), "a repeat in the log has the same id");
+    assert_eq!(ids.len(), usize::try_from(2 * all).unwrap(), "a repeat in the log has the same id");
 }
 
 /// With `--features failpoints`.
@@ -65,7 +77,7 @@ fn killed_under_load_it_gives_each_key_one_order_and_the_same_answer() {
 #[test]
 fn killed_before_or_behind_its_commit_it_gives_one_order_and_one_answer() {
     for (point, accepted) in
-        [("gateway.before_commit", 0), ("gateway.after_commit_before_answer", 1)]
+        [("gateway.before_placing", 0), ("gateway.after_placing_before_answer", 1)]
     {
         let place = Place::new("between");
         let server = Server::dying_at(&place, point);
@@ -80,6 +92,33 @@ fn killed_before_or_behind_its_commit_it_gives_one_order_and_one_answer() {
         assert_eq!(order.send(&server.address).body, answer.body);
         place.wait_published();
         assert_eq!(kafka::count(&place.topic), 1);
+    }
+}
+
+/// With `--features failpoints`.
+#[cfg(feature = "failpoints")]
+#[test]
+fn killed_before_or_behind_the_commit_of_a_payment_it_gives_one_and_one_answer() {
+    for (point, paid) in [("gateway.before_commit", 0), ("gateway.after_commit_before_answer", 1)] {
+        let place = Place::new("between-pay");
+        let server = Server::start(&place);
+        let path =
+            server.place("k", &tea("c", 1)).expect(201).header("location").unwrap().to_owned();
+        server.sigkill();
+        let server = Server::dying_at(&place, point);
+        let pay = format!("{path}/pay");
+        let pay = request("POST", &pay).key("pay");
+        assert_eq!(pay.try_send(&server.address), None, "{point}");
+        drop(server);
+        let count = "SELECT count(*) FROM accepted_orders WHERE status = 'paid'";
+        assert_eq!(place.number(count), paid, "{point}");
+        let server = Server::start(&place);
+        let answer = pay.send(&server.address).expect(202);
+        let replayed = answer.header("idempotency-replayed").is_some();
+        assert_eq!(replayed, paid == 1, "{point}");
+        assert_eq!(pay.send(&server.address).body, answer.body);
+        place.wait_published();
+        assert_eq!(kafka::count(&place.topic), 2);
     }
 }
 
