@@ -79,9 +79,8 @@ async fn accept(pool: PgPool, asked: Vec<Asked>) {
             }
         }
         Err(error) if orders.len() > 1 && class_of(&error) != FailureClass::Infrastructure => {
-            for (order, answer) in orders.into_iter().zip(answers) {
-                tokio::spawn(alone(pool.clone(), order, answer));
-            }
+            let asked = orders.into_iter().zip(answers);
+            each_alone(&pool, asked.map(|(order, answer)| Asked { order, answer }));
         }
         Err(error) => {
             let problem = Problem::of_database(&error);
@@ -91,8 +90,12 @@ async fn accept(pool: PgPool, asked: Vec<Asked>) {
         }
     }
     // Behind the first of their key.
-    for Asked { order, answer } in again {
-        tokio::spawn(alone(pool.clone(), order, answer));
+    each_alone(&pool, again);
+}
+
+fn each_alone(pool: &PgPool, asked: impl IntoIterator<Item = Asked>) {
+    for one in asked {
+        tokio::spawn(accept(pool.clone(), vec![one]));
     }
 }
 
@@ -109,28 +112,17 @@ fn part<T>(asked: Vec<T>, key: impl Fn(&T) -> (&str, &str)) -> (Vec<T>, Vec<T>) 
     (first, again)
 }
 
-async fn alone(pool: PgPool, order: NewOrder, answer: oneshot::Sender<Result<Answered, Problem>>) {
-    let orders = [order];
-    let outcome = on_connection(&pool, async |connection| place(connection, &orders).await).await;
-    let outcome = match outcome {
-        Ok(outcomes) => outcomes.into_iter().next().unwrap_or_else(|| Err(Problem::internal())),
-        Err(error) => Err(Problem::of_database(&error)),
-    };
-    let _ = answer.send(outcome);
-}
-
 /// Accepts orders, each under another key; what each comes to.
 async fn place(
     connection: &mut PgConnection,
     orders: &[NewOrder],
 ) -> Result<Vec<Result<Answered, Problem>>, sqlx::Error> {
     failpoint("gateway.before_placing");
-    let taken = store::place(connection, orders).await?;
+    let placed = store::place(connection, orders).await?;
     failpoint("gateway.after_placing_before_answer");
     let mut outcomes = Vec::with_capacity(orders.len());
     for order in orders {
-        let (client, key) = order.key();
-        outcomes.push(if taken.contains(&(client.to_owned(), key.to_owned())) {
+        outcomes.push(if placed.contains(&order.message_id) {
             count_accepted(store::EVENT);
             Ok(Answered::First(order.answer.clone()))
         } else {

@@ -38,21 +38,21 @@ impl NewOrder {
 }
 
 /// Takes each key with its answer, adds the order and its event, and writes the event to the outbox, as
-/// [`publish`](idempotent_consumer::outbox::publish) does. A transaction by itself: what it returns,
-/// client and key, is committed. Of a key that was taken before nothing has happened; it waits for a
-/// transaction that has taken one and is still open.
+/// [`publish`](idempotent_consumer::outbox::publish) does. A transaction by itself: the
+/// message ids that it returns are committed. Of an order whose key was taken before nothing has
+/// happened; it waits for a transaction that has taken one and is still open.
 ///
 /// No two have the same key, and they are in the order of their keys, so that gateways do not wait for
 /// each other in a circle.
 pub(in crate::serve) async fn place(
     connection: &mut PgConnection,
     orders: &[NewOrder],
-) -> Result<HashSet<(String, String)>, sqlx::Error> {
+) -> Result<HashSet<Uuid>, sqlx::Error> {
     fn each<'a, T>(orders: &'a [NewOrder], of: impl Fn(&'a NewOrder) -> T) -> Vec<T> {
         orders.iter().map(of).collect()
     }
     let contents = || orders.iter().map(|order| &order.accepted.standing.content);
-    let taken: Vec<(String, String)> = sqlx::query_as(
+    let placed: Vec<Uuid> = sqlx::query_scalar(
         r"
         WITH asked AS (
             SELECT *
@@ -89,8 +89,9 @@ pub(in crate::serve) async fn place(
               FROM asked
                    JOIN taken USING (client, key)
         )
-        SELECT client, key
-          FROM taken
+        SELECT message_id
+          FROM asked
+               JOIN taken USING (client, key)
         ",
     )
     .bind(each(orders, |order| order.key.client.as_str()))
@@ -115,5 +116,5 @@ pub(in crate::serve) async fn place(
     .bind(EVENT.as_str())
     .fetch_all(connection)
     .await?;
-    Ok(taken.into_iter().collect())
+    Ok(placed.into_iter().collect())
 }

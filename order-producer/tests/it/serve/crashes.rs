@@ -72,26 +72,37 @@ fn killed_under_load_it_gives_each_key_one_order_and_the_same_answer() {
     assert_eq!(ids.len(), usize::try_from(2 * all).unwrap(), "a repeat in the log has the same id");
 }
 
+/// A request that the gateway dies of, `point` being before or behind its commit, and that comes again:
+/// its work was done once in the end, and `records` are in the log. `count` tells whether it is done.
+#[cfg(feature = "failpoints")]
+fn dies_and_answers(
+    place: &Place,
+    (point, done): (&str, i64),
+    request: &super::client::Request<'_>,
+    (status, count, records): (u16, &str, i64),
+) {
+    let server = Server::dying_at(place, point);
+    assert_eq!(request.try_send(&server.address), None, "{point}");
+    drop(server);
+    assert_eq!(place.number(count), done, "{point}");
+    let server = Server::start(place);
+    let answer = request.send(&server.address).expect(status);
+    let replayed = answer.header("idempotency-replayed").is_some();
+    assert_eq!(replayed, done == 1, "{point}");
+    assert_eq!(request.send(&server.address).body, answer.body);
+    place.wait_published();
+    assert_eq!(kafka::count(&place.topic), records);
+}
+
 /// With `--features failpoints`.
 #[cfg(feature = "failpoints")]
 #[test]
 fn killed_before_or_behind_its_commit_it_gives_one_order_and_one_answer() {
-    for (point, accepted) in
-        [("gateway.before_placing", 0), ("gateway.after_placing_before_answer", 1)]
-    {
+    for point in [("gateway.before_placing", 0), ("gateway.after_placing_before_answer", 1)] {
         let place = Place::new("between");
-        let server = Server::dying_at(&place, point);
         let order = request("POST", "/v1/orders").key("k").json(&tea("c", 1));
-        assert_eq!(order.try_send(&server.address), None, "{point}");
-        drop(server);
-        assert_eq!(place.number("SELECT count(*) FROM accepted_orders"), accepted, "{point}");
-        let server = Server::start(&place);
-        let answer = order.send(&server.address).expect(201);
-        let replayed = answer.header("idempotency-replayed").is_some();
-        assert_eq!(replayed, accepted == 1, "{point}");
-        assert_eq!(order.send(&server.address).body, answer.body);
-        place.wait_published();
-        assert_eq!(kafka::count(&place.topic), 1);
+        let is_placed = "SELECT count(*) FROM accepted_orders";
+        dies_and_answers(&place, point, &order, (201, is_placed, 1));
     }
 }
 
@@ -99,26 +110,15 @@ fn killed_before_or_behind_its_commit_it_gives_one_order_and_one_answer() {
 #[cfg(feature = "failpoints")]
 #[test]
 fn killed_before_or_behind_the_commit_of_a_payment_it_gives_one_and_one_answer() {
-    for (point, paid) in [("gateway.before_commit", 0), ("gateway.after_commit_before_answer", 1)] {
+    for point in [("gateway.before_commit", 0), ("gateway.after_commit_before_answer", 1)] {
         let place = Place::new("between-pay");
         let server = Server::start(&place);
-        let path =
-            server.place("k", &tea("c", 1)).expect(201).header("location").unwrap().to_owned();
+        let placed = server.place("k", &tea("c", 1)).expect(201);
         server.sigkill();
-        let server = Server::dying_at(&place, point);
-        let pay = format!("{path}/pay");
+        let pay = format!("{}/pay", placed.header("location").unwrap());
         let pay = request("POST", &pay).key("pay");
-        assert_eq!(pay.try_send(&server.address), None, "{point}");
-        drop(server);
-        let count = "SELECT count(*) FROM accepted_orders WHERE status = 'paid'";
-        assert_eq!(place.number(count), paid, "{point}");
-        let server = Server::start(&place);
-        let answer = pay.send(&server.address).expect(202);
-        let replayed = answer.header("idempotency-replayed").is_some();
-        assert_eq!(replayed, paid == 1, "{point}");
-        assert_eq!(pay.send(&server.address).body, answer.body);
-        place.wait_published();
-        assert_eq!(kafka::count(&place.topic), 2);
+        let is_paid = "SELECT count(*) FROM accepted_orders WHERE status = 'paid'";
+        dies_and_answers(&place, point, &pay, (202, is_paid, 2));
     }
 }
 
