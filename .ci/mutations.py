@@ -93,8 +93,8 @@ MUTATIONS = [
         "conflict-is-a-duplicate",
         "another payload under a used id counts as a duplicate",
         [(ENGINE + "outcome.rs",
-          "            Ok(if owner == message.fingerprint {\n",
-          "            Ok(if owner == message.fingerprint || !result.held.is_empty() {\n")],
+          "            Ok(if *owner == message.fingerprint {\n",
+          "            Ok(if *owner == message.fingerprint || !result.held.is_empty() {\n")],
         (CONSUMER_TESTS, "another_payload_under_a_used_id_is_one_dead_letter_however_often_it_comes"),
     ),
     Mutation(

@@ -114,7 +114,7 @@ struct Options {
     /// How often each contender runs
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     runs: u32,
-    /// Only contenders whose name contains one of these
+    /// Only the contender of this name, or if there is none those whose names contain it
     #[arg(long, value_name = "TEXT", value_delimiter = ',')]
     only: Vec<String>,
     /// How results are printed
@@ -199,9 +199,13 @@ async fn run(command: &Command) -> anyhow::Result<()> {
         Command::Purge(options) => return purge::run(options).await,
         Command::All { events, output } => return all(*events, *output).await,
     };
+    let names: Vec<String> = contenders.iter().map(Contender::name).collect();
+    let is_meant = |text: &String, name: &String| {
+        if names.contains(text) { text == name } else { name.contains(text.as_str()) }
+    };
     let wanted = |contender: &Contender| {
         let name = contender.name();
-        options.only.is_empty() || options.only.iter().any(|text| name.contains(text.as_str()))
+        options.only.is_empty() || options.only.iter().any(|text| is_meant(text, &name))
     };
     let contenders: Vec<Contender> = contenders.into_iter().filter(wanted).collect();
     anyhow::ensure!(!contenders.is_empty(), "no contender has such a name");

@@ -96,6 +96,12 @@ async fn main() -> anyhow::Result<()> {
     let mut config = EngineConfig::new(kafka, topic, "unruly");
     let patience = env::var("HANDLER_TIMEOUT_MS").unwrap_or("500".to_owned()).parse()?;
     config.handler_timeout = Duration::from_millis(patience);
+    if let Ok(concurrency) = env::var("CONCURRENCY") {
+        config.concurrency = concurrency.parse()?;
+    }
+    if let Ok(batch_size) = env::var("BATCH_SIZE") {
+        config.batch_size = batch_size.parse()?;
+    }
     config.stuck_timeout = Some(Duration::from_secs(4));
     config.retry_backoff.base = Duration::from_millis(20);
     config.retry_backoff.cap = Duration::from_millis(100);

@@ -7,7 +7,6 @@ mod spans;
 mod told;
 mod waiting;
 
-use std::collections::HashMap;
 use std::ops::Range;
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
@@ -61,7 +60,7 @@ struct Item<B> {
     waits_for_nobody: bool,
     first_failed_at: Option<OffsetDateTime>,
     /// It says that it is redriven.
-    ticket: Option<Ticket>,
+    ticket: Option<Box<Ticket>>,
     /// If its trace is sampled and spans are exported.
     span: Option<Box<Span>>,
 }
@@ -104,7 +103,8 @@ impl<B> Item<B> {
             Ok(Decoded::Message(body)) => (Content::Usable, Some(body)),
             Ok(Decoded::Skip) => (Content::Skip, None),
             Err(Poison { code, text }) => {
-                (Content::Doomed(Verdict::new(FailureClass::Permanent, code, text, 0)), None)
+                let verdict = Verdict::new(FailureClass::Permanent, code, text, 0);
+                (Content::Doomed(Box::new(verdict)), None)
             }
         };
         Self::new(record, identity, content, body)
@@ -112,9 +112,9 @@ impl<B> Item<B> {
 
     fn new(record: Record, identity: Identity, content: Content, body: Option<B>) -> Self {
         let Identity { id, fingerprint, event_type } = identity;
-        let ticket = Ticket::of(&record).filter(|ticket| ticket.id == id);
+        let ticket = Ticket::of(&record).filter(|ticket| ticket.id == id).map(Box::new);
         let span = spans::begun(&record);
-        let trace = span.as_ref().map(|span| span.context());
+        let trace = span.as_ref().map(|span| Box::new(span.context()));
         Self {
             candidate: Candidate { id, fingerprint, content, of_old_log: false },
             slot: match body {
@@ -132,7 +132,7 @@ impl<B> Item<B> {
     /// Identifies a record that is not even to be decoded.
     fn doomed(record: Record, topic_id: &str, id_mode: &IdMode, verdict: Verdict) -> Self {
         let identity = identity::identify(&record, topic_id, id_mode);
-        Self::new(record, identity, Content::Doomed(verdict), None)
+        Self::new(record, identity, Content::Doomed(Box::new(verdict)), None)
     }
 }
 
@@ -299,7 +299,7 @@ pub(crate) async fn run_piece<H: Handler>(
     lap.ends(Phase::Claiming);
     let (fresh, messages) = present.to_apply(&standings);
     let mut outgoing: Vec<Outgoing> = Vec::new();
-    let mut answers: HashMap<usize, Answer> = HashMap::new();
+    let mut answers: Vec<Option<Answer>> = vec![None; standings.len()];
     let mut applied: Vec<usize> = Vec::new();
     if !messages.is_empty() {
         if setting.effects_outside {
@@ -324,7 +324,9 @@ pub(crate) async fn run_piece<H: Handler>(
         let is_applied =
             |(at, answer): (&usize, &Answer)| matches!(answer, Answer::Applied).then_some(*at);
         applied = fresh.iter().zip(&given).filter_map(is_applied).collect();
-        answers = fresh.into_iter().zip(given).collect();
+        for (at, answer) in fresh.into_iter().zip(given) {
+            answers[at] = Some(answer);
+        }
     }
 
     lap.ends(Phase::Applying);
@@ -412,7 +414,7 @@ impl<'b, B> Present<'b, B> {
             let candidate = item.candidate.clone();
             match plan.verdict(*index) {
                 Some(verdict) => {
-                    Candidate { content: Content::Doomed(verdict.clone()), ..candidate }
+                    Candidate { content: Content::Doomed(Box::new(verdict.clone())), ..candidate }
                 }
                 None => candidate,
             }

@@ -81,7 +81,7 @@ impl EngineConfig {
             batch_size: 1000,
             batch_bytes: 4 * 1024 * 1024,
             batch_linger: Duration::ZERO,
-            buffer_bytes: 24 * 1024 * 1024,
+            buffer_bytes: 30 * 1024 * 1024,
             max_attempts: 5,
             max_crashes: 3,
             retry_backoff: Backoff { base: Duration::from_secs(1), cap: Duration::from_mins(5) },

@@ -79,7 +79,7 @@ pub struct Message<B> {
     /// The record as it was read: key, value, headers, place in the log.
     pub record: Record,
     /// The span of its being processed, if there is one; see [`trace`](Self::trace).
-    pub(crate) trace: Option<TraceContext>,
+    pub(crate) trace: Option<Box<TraceContext>>,
 }
 
 impl<B> Message<B> {
@@ -87,7 +87,7 @@ impl<B> Message<B> {
     /// It is the span of its being processed, or else what the record's `traceparent` names.
     pub fn trace(&self) -> Option<TraceContext> {
         let given = || self.record.headers.get_str("traceparent").and_then(TraceContext::parse);
-        self.trace.or_else(given)
+        self.trace.as_deref().copied().or_else(given)
     }
 }
 

@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 use rand::RngExt as _;
 use sqlx::PgConnection;
 use sqlx::types::time::OffsetDateTime;
+use tokio::sync::SemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
 use self::positioning::application_name;
@@ -181,8 +182,6 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
     }
 
     async fn work(&mut self) -> Leave {
-        let (max_records, max_bytes) =
-            (self.shared.config.batch_size, self.shared.config.batch_bytes);
         let mut checked = Instant::now();
         let shared = Arc::clone(&self.shared);
         loop {
@@ -203,65 +202,85 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
             });
             let turn_begun = Instant::now();
             let mut lap = shared.phases.lap();
-            let taken = tokio::select! {
+            tokio::select! {
                 biased;
                 () = self.cancel.cancelled() => return Leave::Cancelled,
                 () = self.disoriented.notified() => return Leave::Reposition,
-                taken = self.queue.take(max_records, max_bytes) => taken,
+                () = self.queue.filled() => {}
                 () = tokio::time::sleep(idle) => {
                     lap.ends(Phase::Waiting);
                     self.turns.log_is_idle();
                     continue;
                 }
-            };
+            }
             lap.ends(Phase::Waiting);
-            let left = match taken {
-                Taken::Records(records) => self.work_off(records).await,
-                Taken::End(offset) => self.advance(offset).await,
-            };
-            if let Err(leave) = left {
+            shared.totals.busy_lanes.fetch_add(1, Relaxed);
+            let turn = self.turn(&shared).await;
+            shared.totals.busy_lanes.fetch_sub(1, Relaxed);
+            if let Err(leave) = turn {
                 return leave;
             }
             self.turns.log_had(turn_begun.elapsed());
         }
     }
 
-    async fn work_off(&mut self, records: Vec<Record>) -> Result<(), Leave> {
-        let shared = Arc::clone(&self.shared);
-        shared.totals.note_work();
-        shared.totals.busy_lanes.fetch_add(1, Relaxed);
-        let done = match self.linger(records).await {
-            Ok(records) => {
-                let newest = records.last().and_then(|record| record.timestamp_ms);
-                let applied = self.apply(records).await;
-                if let (Ok(()), Some(at_ms)) = (&applied, newest) {
-                    observe::has_reached(self.name.partition, at_ms);
-                }
-                applied
-            }
-            Err(leave) => Err(leave),
-        };
-        shared.totals.busy_lanes.fetch_sub(1, Relaxed);
-        done
-    }
-
-    /// Waits for more if the batch is not full and the configuration says so.
-    async fn linger(&mut self, mut records: Vec<Record>) -> Result<Vec<Record>, Leave> {
-        let config = &self.shared.config;
-        if !config.batch_linger.is_zero() && records.len() < config.batch_size {
+    /// Works a batch off, or advances to the partition's end. While it waits for its turn, what is
+    /// to be taken stays in the queue, with a bound that all partitions share, and adds up to a
+    /// larger batch.
+    async fn turn(&mut self, shared: &Shared<H, D>) -> Result<(), Leave> {
+        let config = &shared.config;
+        let mut lap = shared.phases.lap();
+        if !config.batch_linger.is_zero() && self.queue.len() < config.batch_size {
             self.sleep(config.batch_linger).await?;
-            self.queue.top_up(&mut records, config.batch_size, config.batch_bytes);
         }
-        Ok(records)
+        let permit = tokio::select! {
+            biased;
+            () = self.disoriented.notified() => return Err(Leave::Reposition),
+            permit = self.permit(shared) => permit?,
+        };
+        lap.ends(Phase::Waiting);
+        match self.queue.take(config.batch_size, config.batch_bytes) {
+            Some(Taken::Records(records)) => self.work_off(records, permit).await,
+            Some(Taken::End(offset)) => {
+                drop(permit);
+                self.advance(offset).await
+            }
+            // The owner has forgotten what was there.
+            None => Ok(()),
+        }
     }
 
-    /// Works a batch off, in as many transactions as it takes. `charged`: its one message is
-    /// charged and nothing else of this process is in work, which stays so until the charge is
-    /// taken back, or another lane's message could end the process in between.
+    /// Waits until one more transaction may be under way.
+    async fn permit<'a>(&self, shared: &'a Shared<H, D>) -> Result<SemaphorePermit<'a>, Leave> {
+        tokio::select! {
+            biased;
+            () = self.cancel.cancelled() => Err(Leave::Cancelled),
+            permit = shared.permits.acquire() => Ok(permit.expect("nobody closes it")),
+        }
+    }
+
+    async fn work_off(
+        &mut self,
+        records: Vec<Record>,
+        permit: SemaphorePermit<'_>,
+    ) -> Result<(), Leave> {
+        self.shared.totals.note_work();
+        let newest = records.last().and_then(|record| record.timestamp_ms);
+        self.apply(records, permit).await?;
+        if let Some(at_ms) = newest {
+            observe::has_reached(self.name.partition, at_ms);
+        }
+        Ok(())
+    }
+
+    /// Works a batch off, in as many transactions as it takes. `permit`: that of the first.
+    /// `charged`: its one message is charged and nothing else of this process is in work, which stays
+    /// so until the charge is taken back, or another lane's message could end the process in between.
     async fn process(
         &mut self,
         batch: &Batch<H::Body>,
         mut plan: Plan,
+        mut permit: Option<SemaphorePermit<'_>>,
         mut charged: Option<InWork<'_>>,
     ) -> Result<(), Leave> {
         let shared = Arc::clone(&self.shared);
@@ -280,6 +299,8 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
                 return Ok(());
             }
             if self.connection.is_none() {
+                // It may take long, and others have a connection.
+                permit = None;
                 match self.reconnect().await? {
                     Reconnected::AsLeft => {}
                     Reconnected::Moved => return Err(Leave::Reposition),
@@ -291,6 +312,17 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
                     }
                 }
             }
+            // Whoever is alone needs none: nothing else is under way.
+            let permit = match permit.take() {
+                Some(permit) => Some(permit),
+                None if alone => None,
+                None => {
+                    let mut lap = shared.phases.lap();
+                    let permit = self.permit(&shared).await?;
+                    lap.ends(Phase::Waiting);
+                    Some(permit)
+                }
+            };
             let in_work = if let Some(in_work) = charged.take() {
                 in_work
             } else {
@@ -303,9 +335,7 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
             let Some(mut connection) = self.connection.take() else { continue };
             let begun = Instant::now();
             let ended = {
-                let mut lap = shared.phases.lap();
-                let _permit = shared.permits.acquire().await;
-                lap.ends(Phase::Waiting);
+                let _permit = permit;
                 let offset = batch.offset(step.range.start);
                 let _watched = shared.watchdog.watch(self.name.partition, offset);
                 let setting = Setting {

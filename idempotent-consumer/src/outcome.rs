@@ -39,7 +39,7 @@ pub enum Content {
     /// Of a type that the application chose to pass over.
     Skip,
     /// Not to be applied whatever the database says: undecodable, or given up after failures.
-    Doomed(Verdict),
+    Doomed(Box<Verdict>),
     /// It has had its outcome, whether or not its claim is still there.
     Settled,
 }
@@ -179,7 +179,7 @@ pub struct ClaimVanished(pub MessageId);
 /// # Errors
 /// [`ClaimVanished`], which trying again mends.
 pub fn judge(batch: &[Candidate], result: &ClaimResult) -> Result<Vec<Standing>, ClaimVanished> {
-    let mut first_in_batch: HashMap<MessageId, Fingerprint> = HashMap::new();
+    let mut first_in_batch: HashMap<MessageId, &Fingerprint> = HashMap::with_capacity(batch.len());
     batch
         .iter()
         .enumerate()
@@ -193,15 +193,15 @@ pub fn judge(batch: &[Candidate], result: &ClaimResult) -> Result<Vec<Standing>,
             let owner = if result.won.contains(&message.id) {
                 match first_in_batch.entry(message.id) {
                     Entry::Vacant(first) => {
-                        first.insert(message.fingerprint);
+                        first.insert(&message.fingerprint);
                         return Ok(Standing::Fresh);
                     }
                     Entry::Occupied(first) => *first.get(),
                 }
             } else {
-                *result.held.get(&message.id).ok_or(ClaimVanished(message.id))?
+                result.held.get(&message.id).ok_or(ClaimVanished(message.id))?
             };
-            Ok(if owner == message.fingerprint {
+            Ok(if *owner == message.fingerprint {
                 Standing::Duplicate
             } else {
                 Standing::Conflict(id_of_conflict(message.id, message.fingerprint))

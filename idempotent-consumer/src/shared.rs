@@ -28,11 +28,11 @@ pub(crate) struct Shared<H, D> {
     pub facts: Arc<Facts>,
     pub identity: Arc<TopicIdentity>,
     pub health: Arc<Health>,
-    /// Read-locked by whoever has messages in work; write-locked by whoever has to be alone. Taken
-    /// before a permit, or two lanes could wait for each other.
+    /// Read-locked by whoever has messages in work; write-locked by whoever has to be alone. Nobody
+    /// who holds it waits for a permit, or lanes could wait for each other.
     pub alone: RwLock<()>,
     pub watchdog: Arc<Watchdog>,
-    /// One for each transaction that may be under way.
+    /// One for each transaction that may be under way, from before its records are taken.
     pub permits: Semaphore,
     pub commands: mpsc::Sender<Command>,
     pub begin_sql: String,

@@ -71,7 +71,7 @@ impl Memory {
         match self.unclaimed(message.id, record) {
             Unclaimed::Settled => message.content = Content::Settled,
             Unclaimed::OutsideWindow if message.content == Content::Usable => {
-                message.content = Content::Doomed(outside_window(message.id));
+                message.content = Content::Doomed(Box::new(outside_window(message.id)));
             }
             // Poison is poison at any age, and passing over has no effect.
             Unclaimed::OutsideWindow | Unclaimed::New => {}
@@ -262,7 +262,7 @@ mod tests {
     #[test]
     fn poison_and_what_is_passed_over_stay_what_they_are_at_any_age() {
         let memory = Memory { reaches_back_to_ms: Some(10), next_offset: 5 };
-        let poison = Content::Doomed(Verdict::new(FailureClass::Permanent, "x", "x", 0));
+        let poison = Content::Doomed(Box::new(Verdict::new(FailureClass::Permanent, "x", "x", 0)));
         for content in [poison, Content::Skip] {
             let fingerprint = Fingerprint([0; Fingerprint::LEN]);
             let mut message = Candidate {

@@ -175,6 +175,7 @@ impl<'b> Effects<'b> {
         topic: Option<&str>,
     ) -> (Self, Vec<Answer>) {
         let mut effects = Self { orders, ..Self::default() };
+        effects.orders.reserve(batch.len());
         let answers = batch
             .iter()
             .map(|message| match effects.apply(&message.body, message.id.0) {

@@ -46,11 +46,11 @@ pub(crate) struct RunArgs {
     concurrency: usize,
 
     /// Messages in a transaction, at most
-    #[arg(long, env = "ORDER_CONSUMER_BATCH_SIZE", default_value_t = 5000, value_parser = at_least_one, hide_env_values = true)]
+    #[arg(long, env = "ORDER_CONSUMER_BATCH_SIZE", default_value_t = 7000, value_parser = at_least_one, hide_env_values = true)]
     batch_size: usize,
 
     /// Bytes of records in a transaction, at most; a larger record goes alone
-    #[arg(long, env = "ORDER_CONSUMER_BATCH_BYTES", default_value_t = 4 * 1024 * 1024, value_parser = at_least_one, value_name = "BYTES", hide_env_values = true)]
+    #[arg(long, env = "ORDER_CONSUMER_BATCH_BYTES", default_value_t = 6 * 1024 * 1024, value_parser = at_least_one, value_name = "BYTES", hide_env_values = true)]
     batch_bytes: usize,
 
     /// How long a batch that is not full waits for more

@@ -1,6 +1,6 @@
 //! What the messages of a piece come to, once they are claimed and the handler has answered.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use super::redriven::Redriven;
 use super::{Item, Present};
@@ -38,28 +38,28 @@ struct Dead {
 }
 
 impl Endings {
-    /// `answers`: the handler's, of those it was given. `conflicts_won`: under which ids a conflict
+    /// `answers`: the handler's, where it was given a message. `conflicts_won`: under which ids a conflict
     /// was claimed for the first time.
     pub(super) fn of<B>(
         present: &Present<'_, B>,
         standings: &[Standing],
-        mut answers: HashMap<usize, Answer>,
+        answers: Vec<Option<Answer>>,
         conflicts_won: &HashSet<MessageId>,
         redriven: &Redriven,
         plan: &Plan,
     ) -> Self {
         let mut ends = Self::default();
-        for (at, standing) in standings.iter().enumerate() {
+        for (at, (standing, answer)) in standings.iter().zip(answers).enumerate() {
             let index = present.indices[at];
             let candidate = &present.candidates[at];
             let number = redriven.number(index).filter(|_| *standing == Standing::Fresh);
-            let dead = match (standing, &candidate.content, answers.remove(&at)) {
+            let dead = match (standing, &candidate.content, answer) {
                 (Standing::Fresh, Content::Skip, _) => {
                     ends.counts.skipped += 1;
                     None
                 }
                 (Standing::Fresh, Content::Doomed(verdict), _) => {
-                    Some((candidate.id, verdict.clone()))
+                    Some((candidate.id, (**verdict).clone()))
                 }
                 (Standing::Fresh, Content::Usable, Some(Answer::Rejected(code, text))) => {
                     if number.is_none() {

@@ -104,32 +104,27 @@ impl PartitionQueue {
         self.emptied.notify_all();
     }
 
-    /// The next records, up to both bounds but at least one; or the partition's end. Waits, and
-    /// may be dropped while it waits without losing anything.
-    pub(crate) async fn take(&self, max_records: usize, max_bytes: usize) -> Taken {
+    /// Waits until there is something to take, or was a moment ago.
+    pub(crate) async fn filled(&self) {
         loop {
             let filled = self.filled.notified();
-            if let Some(taken) = self.try_take(max_records, max_bytes) {
-                return taken;
+            {
+                let inner = self.lock();
+                if !inner.records.is_empty() || inner.end.is_some() {
+                    return;
+                }
             }
             filled.await;
         }
     }
 
-    /// Adds what has come in since to a batch that is not full.
-    pub(crate) fn top_up(&self, batch: &mut Vec<Record>, max_records: usize, max_bytes: usize) {
-        let room = max_records.saturating_sub(batch.len());
-        let bytes: usize = batch.iter().map(Record::size_bytes).sum();
-        if room > 0
-            && bytes < max_bytes
-            && !self.lock().records.is_empty()
-            && let Some(Taken::Records(more)) = self.try_take(room, max_bytes - bytes)
-        {
-            batch.extend(more);
-        }
+    /// How many records there are to take.
+    pub(crate) fn len(&self) -> usize {
+        self.lock().records.len()
     }
 
-    fn try_take(&self, max_records: usize, max_bytes: usize) -> Option<Taken> {
+    /// The next records, up to both bounds but at least one; or the partition's end.
+    pub(crate) fn take(&self, max_records: usize, max_bytes: usize) -> Option<Taken> {
         let mut inner = self.lock();
         if inner.records.is_empty() {
             return inner.end.take().map(Taken::End);
@@ -167,33 +162,33 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn a_batch_keeps_both_bounds_and_a_record_larger_than_them_goes_alone() {
+    #[test]
+    fn a_batch_keeps_both_bounds_and_a_record_larger_than_them_goes_alone() {
         let queue = PartitionQueue::new(1 << 20);
         for offset in 0..5 {
             queue.push(record(offset, if offset == 3 { 10_000 } else { 10 }));
         }
         let mut sizes = Vec::new();
         for _ in 0..4 {
-            match queue.take(2, 5_000).await {
-                Taken::Records(batch) => sizes.push(batch.len()),
-                Taken::End(_) => panic!("no end was noted"),
+            match queue.take(2, 5_000) {
+                Some(Taken::Records(batch)) => sizes.push(batch.len()),
+                other => panic!("{other:?}"),
             }
         }
         assert_eq!(sizes, [2, 1, 1, 1]);
     }
 
-    #[tokio::test]
-    async fn the_end_comes_behind_the_records_and_a_further_record_takes_it_back() {
+    #[test]
+    fn the_end_comes_behind_the_records_and_a_further_record_takes_it_back() {
         let queue = PartitionQueue::new(1 << 20);
         queue.push(record(0, 1));
         queue.reached_end(2);
-        assert!(matches!(queue.take(10, 1000).await, Taken::Records(batch) if batch.len() == 1));
-        assert!(matches!(queue.take(10, 1000).await, Taken::End(2)));
+        assert!(matches!(queue.take(10, 1000), Some(Taken::Records(batch)) if batch.len() == 1));
+        assert!(matches!(queue.take(10, 1000), Some(Taken::End(2))));
         queue.reached_end(3);
         queue.push(record(3, 1));
-        assert!(matches!(queue.take(10, 1000).await, Taken::Records(_)));
-        assert!(queue.try_take(10, 1000).is_none());
+        assert!(matches!(queue.take(10, 1000), Some(Taken::Records(_))));
+        assert!(queue.take(10, 1000).is_none());
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::PgConnection;
-use tokio::sync::{RwLockReadGuard, RwLockWriteGuard};
+use tokio::sync::{RwLockReadGuard, RwLockWriteGuard, SemaphorePermit};
 
 use super::{Lane, Leave, within};
 use crate::batch::Batch;
@@ -68,9 +68,13 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
     }
 
     /// Works records of the log off, as carefully as they have to be.
-    pub(super) async fn apply(&mut self, mut records: Vec<Record>) -> Result<(), Leave> {
+    pub(super) async fn apply(
+        &mut self,
+        mut records: Vec<Record>,
+        permit: SemaphorePermit<'_>,
+    ) -> Result<(), Leave> {
         match self.caution {
-            Caution::Trusting => self.apply_together(records, i64::MIN).await,
+            Caution::Trusting => self.apply_together(records, i64::MIN, Some(permit)).await,
             Caution::Careful { .. } => {
                 // Those below have their outcome; read again, they are no suspects.
                 let settled = self.database_next;
@@ -79,7 +83,7 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
                 if let Some(last) = records.last() {
                     self.hand_out(last.offset + 1).await?;
                 }
-                self.apply_together(records, settled).await?;
+                self.apply_together(records, settled, Some(permit)).await?;
                 self.relax(messages);
                 Ok(())
             }
@@ -89,7 +93,7 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
                 let end = records.partition_point(|record| record.offset < until).max(first);
                 let behind = records.split_off(end);
                 let suspects = records.split_off(first);
-                self.apply_together(records, settled).await?;
+                self.apply_together(records, settled, Some(permit)).await?;
                 for record in suspects {
                     self.apply_alone(record).await?;
                     self.relax(1);
@@ -97,7 +101,7 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
                 if !behind.is_empty() {
                     self.caution = Caution::Trusting;
                 }
-                self.apply_together(behind, settled).await
+                self.apply_together(behind, settled, None).await
             }
         }
     }
@@ -112,7 +116,12 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
 
     /// Those below `settled` have their outcome, and are not even decoded: one of them may have
     /// ended a process in just that.
-    async fn apply_together(&mut self, records: Vec<Record>, settled: i64) -> Result<(), Leave> {
+    async fn apply_together(
+        &mut self,
+        records: Vec<Record>,
+        settled: i64,
+        permit: Option<SemaphorePermit<'_>>,
+    ) -> Result<(), Leave> {
         let Some(first) = records.first().map(|record| record.offset) else { return Ok(()) };
         let shared = Arc::clone(&self.shared);
         let batch = {
@@ -128,7 +137,7 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
         let mut plan = Plan::new(vec![0; batch.len()], shared.config.max_attempts);
         plan.set_reach(self.turns.reach);
         plan.isolate(&batch.redriven_behind_their_message());
-        self.process(&batch, plan, None).await
+        self.process(&batch, plan, permit, None).await
     }
 
     /// A decoder may end the process as well as a handler may, so the charge comes first.
@@ -157,7 +166,7 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
             }
         };
         let plan = Plan::new(vec![0], shared.config.max_attempts);
-        self.process(&batch, plan, Some(in_work)).await
+        self.process(&batch, plan, None, Some(in_work)).await
     }
 
     /// Works messages of the retry queue off: the first alone if it is a suspect, or those up to
@@ -197,7 +206,7 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lane<H, D> {
         apart.extend(batch.redriven_behind_their_message());
         apart.sort_unstable();
         plan.isolate(&apart);
-        self.process(&batch, plan, Some(in_work).filter(|_| alone)).await
+        self.process(&batch, plan, None, Some(in_work).filter(|_| alone)).await
     }
 
     /// The attempt has not ended the process: what it was charged with is taken back before

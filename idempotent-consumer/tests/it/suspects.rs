@@ -59,11 +59,12 @@ fn spawn(program: &Path, environment: &[(&'static str, String)]) -> Child {
 
 /// Runs so many consumers until all have ended by themselves. Returns how often they died.
 async fn survive(world: &World, consumers: usize) -> usize {
-    survive_with(world, consumers, 500).await
+    survive_with(world, consumers, &[]).await
 }
 
-async fn survive_with(world: &World, consumers: usize, handler_timeout_ms: u32) -> usize {
-    let environment = prepare(world, handler_timeout_ms).await;
+async fn survive_with(world: &World, consumers: usize, settings: &[(&'static str, &str)]) -> usize {
+    let mut environment = prepare(world).await;
+    environment.extend(settings.iter().map(|(name, value)| (*name, (*value).to_owned())));
     tokio::task::spawn_blocking(move || {
         let program = example("unruly");
         let mut services: Vec<Service> =
@@ -81,7 +82,7 @@ async fn survive_with(world: &World, consumers: usize, handler_timeout_ms: u32) 
 }
 
 /// The tables of the handler, and what its program is started with.
-async fn prepare(world: &World, handler_timeout_ms: u32) -> Vec<(&'static str, String)> {
+async fn prepare(world: &World) -> Vec<(&'static str, String)> {
     for create in ["CREATE TABLE worked (id uuid)", "CREATE TABLE seen (id uuid PRIMARY KEY)"] {
         sqlx::query(create).execute(&world.pool).await.unwrap();
     }
@@ -90,7 +91,6 @@ async fn prepare(world: &World, handler_timeout_ms: u32) -> Vec<(&'static str, S
         ("DATABASE_URL", world.database_url.clone()),
         ("TOPIC", world.config.topic.clone()),
         ("SESSION_TIMEOUT_MS", "1500".to_owned()),
-        ("HANDLER_TIMEOUT_MS", handler_timeout_ms.to_string()),
     ]
 }
 
@@ -154,6 +154,21 @@ async fn messages_that_abort_are_found_among_six_lanes_and_three_processes() {
     assert!(deaths > MAX_CRASHES && deaths <= 2 * (MAX_CRASHES + 4), "{deaths} deaths");
 }
 
+/// A lane that has to be alone does not wait for one that has the only permit and waits for it.
+#[tokio::test]
+async fn messages_that_abort_are_found_with_one_transaction_at_a_time() {
+    let world = World::with_partitions(6).await;
+    send(&world, 300, &["abort", "abort"]);
+    // Small ones, so that some lanes trust their messages again while others do not yet.
+    let settings = [("CONCURRENCY", "1"), ("BATCH_SIZE", "5")];
+    let deaths = survive_with(&world, 1, &settings).await;
+    let crashed = ("\"abort\"".to_owned(), i32::try_from(MAX_CRASHES).unwrap());
+    let expected = HashMap::from([("crashed_consumer".to_owned(), vec![crashed; 2])]);
+    assert_eq!(ends(&world).await, expected);
+    each_innocent_worked_once(&world, 300).await;
+    assert!(deaths > MAX_CRASHES && deaths <= 2 * (MAX_CRASHES + 4), "{deaths} deaths");
+}
+
 /// Each lane waits with a suspect of its own, and only the one that is in work may be charged.
 #[tokio::test]
 async fn a_death_charges_one_message_of_all_partitions() {
@@ -165,7 +180,8 @@ async fn a_death_charges_one_message_of_all_partitions() {
         }
     }
     world.flush();
-    let environment = prepare(&world, 5_000).await;
+    let mut environment = prepare(&world).await;
+    environment.push(("HANDLER_TIMEOUT_MS", "5000".to_owned()));
     let (program, mut charged) = (example("unruly"), Vec::new());
     loop {
         let mut child = spawn(&program, &environment);
@@ -214,7 +230,8 @@ async fn a_message_that_outlasts_every_timeout_stops_nobody() {
     let world = World::with_partitions(2).await;
     send(&world, 100, &["hang"]);
     // For longer than a turn at the retry queue takes: the attempt counts all the same.
-    assert_eq!(survive_with(&world, 2, 1_500).await, 0, "a handler that awaits can be given up");
+    let deaths = survive_with(&world, 2, &[("HANDLER_TIMEOUT_MS", "1500")]).await;
+    assert_eq!(deaths, 0, "a handler that awaits can be given up");
     let ends = ends(&world).await;
     assert_eq!(
         ends,
