@@ -156,17 +156,24 @@ async fn messages_that_abort_are_found_among_six_lanes_and_three_processes() {
 
 /// A lane that has to be alone does not wait for one that has the only permit and waits for it.
 #[tokio::test]
-async fn messages_that_abort_are_found_with_one_transaction_at_a_time() {
+async fn a_message_that_aborts_is_found_with_one_transaction_at_a_time() {
     let world = World::with_partitions(6).await;
-    send(&world, 300, &["abort", "abort"]);
-    // Small ones, so that some lanes trust their messages again while others do not yet.
-    let settings = [("CONCURRENCY", "1"), ("BATCH_SIZE", "5")];
-    let deaths = survive_with(&world, 1, &settings).await;
-    let crashed = ("\"abort\"".to_owned(), i32::try_from(MAX_CRASHES).unwrap());
-    let expected = HashMap::from([("crashed_consumer".to_owned(), vec![crashed; 2])]);
-    assert_eq!(ends(&world).await, expected);
-    each_innocent_worked_once(&world, 300).await;
-    assert!(deaths > MAX_CRASHES && deaths <= 2 * (MAX_CRASHES + 4), "{deaths} deaths");
+    let mut id = 0;
+    for (partition, values) in
+        (0..).zip([&["nap", "nap", "nap", "abort"][..]].into_iter().chain([&["work"; 40][..]; 5]))
+    {
+        for value in values {
+            world.send_to(partition, id, &format!("\"{value}\""));
+            id += 1;
+        }
+    }
+    world.flush();
+    // The others have something to do all the time that one is alone.
+    let deaths = survive_with(&world, 1, &[("CONCURRENCY", "1"), ("BATCH_SIZE", "4")]).await;
+    let crashed = vec![("\"abort\"".to_owned(), i32::try_from(MAX_CRASHES).unwrap())];
+    assert_eq!(ends(&world).await, HashMap::from([("crashed_consumer".to_owned(), crashed)]));
+    each_innocent_worked_once(&world, 203).await;
+    assert!(deaths > MAX_CRASHES && deaths <= MAX_CRASHES + 4, "{deaths} deaths");
 }
 
 /// Each lane waits with a suspect of its own, and only the one that is in work may be charged.
