@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::PgPool;
 use sqlx::migrate::MigrateError;
@@ -334,6 +334,8 @@ struct Lanes<H, D> {
     tasks: JoinSet<()>,
     lag: HashMap<i32, i64>,
     rebalanced: bool,
+    /// Since when there has been nothing to do or to publish, as far as it was asked.
+    settled_since: Option<Instant>,
 }
 
 struct Running {
@@ -350,6 +352,7 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lanes<H, D> {
             tasks: JoinSet::new(),
             lag: HashMap::new(),
             rebalanced: false,
+            settled_since: None,
         }
     }
 
@@ -464,16 +467,22 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lanes<H, D> {
         }
     }
 
-    /// Whether `exit_when_idle` is over: every lane at its end and nothing left to publish.
-    async fn is_idle(&self, pool: &PgPool) -> bool {
+    /// Whether `exit_when_idle` is over: every lane at its end and nothing left to publish, for so
+    /// long. What was published last may be for us, and come in a moment later.
+    async fn is_idle(&mut self, pool: &PgPool) -> bool {
         let Some(limit) = self.shared.config.exit_when_idle else { return false };
         let totals = &self.shared.totals;
         let quiet = self.rebalanced
             && self.shared.health.reasons().is_empty()
             && totals.busy_lanes.load(Relaxed) == 0
-            && totals.idle_seconds() >= limit.as_secs_f64()
             && self.running.keys().all(|p| self.lag.get(p).is_some_and(|lag| *lag == 0));
-        quiet && self.is_settled(pool).await.unwrap_or(false)
+        if !quiet || !self.is_settled(pool).await.unwrap_or(false) {
+            self.settled_since = None;
+            return false;
+        }
+        self.settled_since.get_or_insert_with(Instant::now).elapsed() >= limit
+            && self.shared.totals.idle_seconds() >= limit.as_secs_f64()
+            && self.shared.totals.busy_lanes.load(Relaxed) == 0
     }
 
     /// Whether nothing waits in the tables.

@@ -52,7 +52,7 @@ fn the_pair_works_over_tls_with_a_password_and_the_least_acls() {
     ended(secure.command(&world, &consumer, &run), &world).summary();
     assert_eq!(world.number("SELECT redrive_count::bigint FROM dead_letters"), 1);
     let verify = ended(secure.command(&world, &auditor, &["verify", "--wait", "10s"]), &world);
-    assert_eq!(verify.code, Some(0), "{}", verify.stderr);
+    assert_eq!(verify.code, Some(0), "{}{}", verify.stderr, verify.stdout);
     let status = ended(secure.command(&world, &auditor, &["status"]), &world);
     assert_eq!(status.code, Some(0), "{}", status.stderr);
 }
