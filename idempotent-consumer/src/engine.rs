@@ -480,9 +480,10 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Lanes<H, D> {
             self.settled_since = None;
             return false;
         }
+        // Work that came and went between two looks counts too, and so does what came with this one.
         self.settled_since.get_or_insert_with(Instant::now).elapsed() >= limit
-            && self.shared.totals.idle_seconds() >= limit.as_secs_f64()
-            && self.shared.totals.busy_lanes.load(Relaxed) == 0
+            && totals.idle_seconds() >= limit.as_secs_f64()
+            && totals.busy_lanes.load(Relaxed) == 0
     }
 
     /// Whether nothing waits in the tables.
