@@ -264,6 +264,22 @@ MUTATIONS = [
         (CONSUMER_TESTS, "killed_at_each_step_again_and_again_each_raw_order_comes_out_once"),
     ),
     Mutation(
+        "pipe-reads-again",
+        "a pipe takes what its client has gone back to",
+        [(ENGINE + "kafka/pipe_input.rs",
+          "        Some(next) if offset >= *next => {",
+          "        Some(next) => {")],
+        (LIBRARY, "what_a_client_reads_again_is_left_out_and_gaps_are_not"),
+    ),
+    Mutation(
+        "pipe-begins-at-a-name",
+        "a pipe leaves it to its client to look up where the log begins",
+        [(ENGINE + "kafka/pipe_input.rs",
+          "            let start = Offset::Offset(start);\n",
+          "            let start = if start == low { Offset::Beginning } else { Offset::Offset(start) };\n")],
+        (CONSUMER_TESTS, "no_offset_is_left_to_the_client_to_look_up"),
+    ),
+    Mutation(
         "atomic-commits-what-it-aborts",
         "a file of which a line is refused is committed up to there",
         [("order-producer/src/send/atomic.rs",

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerGroupMetadata};
-use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::error::KafkaError;
+use rdkafka::message::Message as _;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaErrorCode;
 use tokio_util::sync::CancellationToken;
@@ -66,8 +67,13 @@ enum State {
         /// When to say that it takes long.
         complain_at: Instant,
     },
-    /// They are read.
-    Reading { partitions: Vec<i32>, group: ConsumerGroupMetadata, topic_id: String },
+    /// They are read, each from its `next` offset on.
+    Reading {
+        partitions: Vec<i32>,
+        group: ConsumerGroupMetadata,
+        topic_id: String,
+        next: BTreeMap<i32, i64>,
+    },
 }
 
 impl Input {
@@ -196,7 +202,9 @@ impl Input {
         let mut record = None;
         match self.consumer.poll(wait) {
             Some(Ok(message)) => {
-                if matches!(self.state, State::Reading { .. }) {
+                if let State::Reading { next, .. } = &mut self.state
+                    && advance(next, message.partition(), message.offset())
+                {
                     record = Some(raw::record_of(&self.topic, &message, &mut self.scratch));
                 }
             }
@@ -288,7 +296,8 @@ impl Input {
             && let State::Waiting { group, .. } = mem::replace(&mut self.state, State::Outside)
         {
             self.at_end.clear();
-            self.state = State::Reading { partitions, group, topic_id };
+            let next = next_offsets(&starts);
+            self.state = State::Reading { partitions, group, topic_id, next };
         }
         Ok(())
     }
@@ -317,34 +326,35 @@ impl Input {
         let mut lost = Vec::new();
         for element in committed.elements() {
             let partition = element.partition();
-            let start = match (element.error(), element.offset()) {
-                (Err(error), _) => {
-                    tracing::debug!(%error, partition, "committed offset");
-                    return Ok(None);
-                }
-                (Ok(()), Offset::Offset(committed)) => {
-                    let Ok((low, end)) = self.topics.watermarks(&self.topic, partition) else {
-                        return Ok(None);
-                    };
-                    if committed > end {
-                        return self.is_short(partition, committed, end).map(|()| None);
-                    }
-                    if committed < low {
-                        lost.push(Lost { partition, from: committed, to: low });
-                    }
-                    Offset::Offset(committed.max(low))
-                }
-                (Ok(()), _) => {
-                    tracing::warn!(
-                        partition,
-                        group = self.group,
-                        "the group has no offset here, so it begins with the oldest record; Kafka \
-                         forgets the offsets of a group that is away for offsets.retention.minutes"
-                    );
-                    Offset::Beginning
-                }
+            if let Err(error) = element.error() {
+                tracing::debug!(%error, partition, "committed offset");
+                return Ok(None);
+            }
+            let Ok((low, end)) = self.topics.watermarks(&self.topic, partition) else {
+                return Ok(None);
             };
-            if set(&mut starts, &self.topic, partition, start).is_err() {
+            // Always a number. Of `Offset::Beginning` the client asks the broker, asks again if
+            // somebody resumes or takes away the partition meanwhile, and goes there whatever the
+            // partition was set to since.
+            let start = if let Offset::Offset(committed) = element.offset() {
+                if committed > end {
+                    return self.is_short(partition, committed, end).map(|()| None);
+                }
+                if committed < low {
+                    lost.push(Lost { partition, from: committed, to: low });
+                }
+                committed.max(low)
+            } else {
+                tracing::warn!(
+                    partition,
+                    group = self.group,
+                    "the group has no offset here, so it begins with the oldest record; Kafka \
+                     forgets the offsets of a group that is away for offsets.retention.minutes"
+                );
+                low
+            };
+            let start = Offset::Offset(start);
+            if starts.add_partition_offset(&self.topic, partition, start).is_err() {
                 return Ok(None);
             }
         }
@@ -375,11 +385,36 @@ fn waiting(partitions: Vec<i32>, group: ConsumerGroupMetadata) -> State {
     State::Waiting { partitions, group, next_try: now, complain_at: now + COMPLAIN_AFTER }
 }
 
-fn set(
-    list: &mut TopicPartitionList,
-    topic: &str,
-    partition: i32,
-    offset: Offset,
-) -> KafkaResult<()> {
-    list.add_partition_offset(topic, partition, offset)
+fn next_offsets(starts: &TopicPartitionList) -> BTreeMap<i32, i64> {
+    let elements = starts.elements();
+    elements.iter().filter_map(|it| Some((it.partition(), it.offset().to_raw()?))).collect()
+}
+
+/// Whether this record is one to read, and so behind those that were. The client may go back.
+fn advance(next: &mut BTreeMap<i32, i64>, partition: i32, offset: i64) -> bool {
+    match next.get_mut(&partition) {
+        Some(next) if offset >= *next => {
+            *next = offset + 1;
+            true
+        }
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_client_reads_again_is_left_out_and_gaps_are_not() {
+        let mut starts = TopicPartitionList::new();
+        starts.add_partition_offset("raw", 0, Offset::Offset(85)).unwrap();
+        starts.add_partition_offset("raw", 1, Offset::Offset(0)).unwrap();
+        let mut next = next_offsets(&starts);
+        let read: Vec<_> = [(0, 85), (1, 0), (0, 0), (0, 85), (0, 90), (0, 89), (2, 7), (1, 1)]
+            .into_iter()
+            .filter(|(partition, offset)| advance(&mut next, *partition, *offset))
+            .collect();
+        assert_eq!(read, [(0, 85), (1, 0), (0, 90), (1, 1)]);
+    }
 }

@@ -183,6 +183,21 @@ fn records_that_retention_took_are_counted_and_the_rest_goes_on() {
     assert_eq!((&summary["lost"], &summary["records"]), (&4.into(), &6.into()));
 }
 
+/// The client looks one up when it is told to begin at a name and not at a number, and goes there
+/// half a second later even where the partition was taken away and given back meanwhile.
+#[test]
+fn no_offset_is_left_to_the_client_to_look_up() {
+    let mut piped = Piped::on(quick(), "pipe_lookup", 2);
+    piped.send(0, 40);
+    let arguments = [&["--exit-when-idle", "1s", "-X", "debug=topic"], &QUICK[..]].concat();
+    let ended = piped.start(&arguments, &[("RUST_LOG", "debug")]).wait();
+    assert!(ended.stderr.contains("the group has no offset here"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("Start fetch for"), "{}", ended.stderr);
+    assert!(!ended.stderr.contains("querying for logical offset"), "{}", ended.stderr);
+    assert_eq!(ended.summary()["records"], 40);
+    piped.assert_each_once();
+}
+
 #[test]
 fn what_cannot_work_is_refused_with_its_reason() {
     let piped = Piped::on(quick(), "pipe_refused", 1);
