@@ -127,6 +127,24 @@ pub(super) fn is_about_credentials(error: &KafkaError) -> bool {
     )
 }
 
+/// Whether a partition has no leader for the moment, or another one than the client knows.
+fn is_about_leadership(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode as C;
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            C::NotLeaderForPartition
+                | C::LeaderNotAvailable
+                | C::FencedLeaderEpoch
+                | C::UnknownLeaderEpoch
+                | C::OffsetNotAvailable
+        )
+    )
+}
+
+/// Between two questions for a partition that has no leader.
+const LEADERLESS_PAUSE: Duration = Duration::from_millis(100);
+
 /// Asks about topics. All calls block: from async code use `spawn_blocking`.
 pub struct Topics {
     settings: KafkaSettings,
@@ -189,10 +207,18 @@ impl Topics {
     /// # Errors
     /// No broker answers in time.
     pub fn watermarks(&self, topic: &str, partition: i32) -> Result<(i64, i64), AdminError> {
-        self.client
-            .client()
-            .fetch_watermarks(topic, partition, self.timeout)
-            .map_err(|e| self.unreachable(&e))
+        let deadline = Instant::now() + self.timeout;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.client.client().fetch_watermarks(topic, partition, left) {
+                // The client asks whom it takes for the leader, and gives up when it is none.
+                Err(error) if is_about_leadership(&error) && left > LEADERLESS_PAUSE => {
+                    tracing::debug!(%error, topic, partition, "asking for the ends of the log again");
+                    std::thread::sleep(LEADERLESS_PAUSE);
+                }
+                asked => return asked.map_err(|error| self.unreachable(&error)),
+            }
+        }
     }
 
     /// Makes sure of a topic; without `create` it is only looked for. `false`: it is missing.
@@ -343,5 +369,31 @@ impl Topics {
             seconds: self.timeout.as_secs(),
             reason,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+
+    use super::*;
+
+    #[test]
+    fn a_partition_that_changes_its_leader_is_asked_again_for_as_long_as_a_call_may_take() {
+        let cluster = MockCluster::new(1).unwrap();
+        cluster.create_topic("orders", 1, 1).unwrap();
+        let settings = KafkaSettings::new(cluster.bootstrap_servers());
+        let moves = |times| {
+            let error = RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION;
+            cluster.request_errors(RDKafkaApiKey::ListOffsets, &vec![error; times]);
+        };
+        moves(5);
+        let patient = Topics::new(&settings, Duration::from_secs(30)).unwrap();
+        assert_eq!(patient.watermarks("orders", 0).unwrap(), (0, 0));
+        moves(1000);
+        let hasty = Topics::new(&settings, Duration::from_millis(500)).unwrap();
+        let error = hasty.watermarks("orders", 0).unwrap_err().to_string();
+        assert!(error.contains("no answer from Kafka"), "{error}");
     }
 }

@@ -67,9 +67,10 @@ fn a_consumer_does_all_its_work_under_its_role() {
     consumer.run("dlq", &redrive).succeeded();
     consumer.run("dlq", &["discard", "--code", "invalid_json"]).succeeded();
     running.stop().summary();
+    assert_eq!(world.number("SELECT count(*) FROM partition_progress WHERE clean"), 1);
 
     // A process that ended without a word is followed by one that takes over.
-    let killed = Consumer::start(&consumer, &[]);
+    let killed = Consumer::start(&consumer, &["-X", "session.timeout.ms=6000"]);
     eventually("it has taken the partition over", || {
         world.number("SELECT count(*) FROM partition_progress WHERE NOT clean") == 1
     });
