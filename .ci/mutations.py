@@ -275,8 +275,9 @@ MUTATIONS = [
         "pipe-begins-at-a-name",
         "a pipe leaves it to its client to look up where the log begins",
         [(ENGINE + "kafka/pipe_input.rs",
-          "            let start = Offset::Offset(start);\n",
-          "            let start = if start == low { Offset::Beginning } else { Offset::Offset(start) };\n")],
+          "        list.add_partition_offset(topic, partition, Offset::Offset(offset))?;\n",
+          "        let offset = if offset == 0 { Offset::Beginning } else { Offset::Offset(offset) };\n"
+          "        list.add_partition_offset(topic, partition, offset)?;\n")],
         (CONSUMER_TESTS, "no_offset_is_left_to_the_client_to_look_up"),
     ),
     Mutation(

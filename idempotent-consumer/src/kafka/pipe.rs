@@ -9,11 +9,10 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio_util::sync::CancellationToken;
 
 use super::admin::Topics;
-use super::pipe_input::{Input, Lost};
+use super::pipe_input::{Input, Lost, Offsets, offsets_of};
 use super::publisher::{Delivery, DeliveryError, Publication, PublisherOptions};
 use super::transaction::{Transaction, TransactionError, Transactional, TransactionalPublisher};
 use crate::failpoint::failpoint;
@@ -213,7 +212,6 @@ impl<S: Stage> Worker<S> {
         let transaction = publisher.begin().map_err(of_transaction)?;
         failpoint("pipe.after_begin");
         let mut published: BTreeMap<String, u64> = BTreeMap::new();
-        let mut offsets = TopicPartitionList::new();
         for record in records {
             let all = match too_large {
                 None => self.stage.decide(record, topic_id),
@@ -229,14 +227,13 @@ impl<S: Stage> Worker<S> {
                 *published.entry(outgoing.topic).or_default() += 1;
             }
         }
-        for (partition, next) in next_offsets(records) {
-            let added =
-                offsets.add_partition_offset(&self.config.from, partition, Offset::Offset(next));
-            if let Err(error) = added {
+        let offsets = match offsets_of(&self.config.from, &next_offsets(records)) {
+            Ok(offsets) => offsets,
+            Err(error) => {
                 let stop = Trouble::Stop(PipeError::Client(error.to_string()));
                 return Err(abort(transaction, stop));
             }
-        }
+        };
         let flushed = transaction.flush(|| self.failures.has_some());
         if let Some(error) = self.failures.take() {
             // Which of the records it was is known if there is but one.
@@ -325,8 +322,8 @@ fn hand_over(transaction: &Transaction<'_>, outgoing: &Outgoing) -> Result<(), D
 }
 
 /// Behind the last record of each partition.
-fn next_offsets(records: &[Record]) -> BTreeMap<i32, i64> {
-    let mut next = BTreeMap::new();
+fn next_offsets(records: &[Record]) -> Offsets {
+    let mut next = Offsets::new();
     for record in records {
         next.insert(record.source.partition, record.offset + 1);
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerGroupMetadata};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::Message as _;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaErrorCode;
@@ -28,6 +28,9 @@ const SHORT_PATIENCE: Duration = Duration::from_secs(10);
 /// Not to know where to begin is normal for so long, and then said now and then.
 const COMPLAIN_AFTER: Duration = Duration::from_secs(10);
 const COMPLAIN_EVERY: Duration = Duration::from_mins(1);
+
+/// By partition.
+pub(super) type Offsets = BTreeMap<i32, i64>;
 
 /// Offsets that retention took before they were read.
 pub(super) struct Lost {
@@ -68,12 +71,7 @@ enum State {
         complain_at: Instant,
     },
     /// They are read, each from its `next` offset on.
-    Reading {
-        partitions: Vec<i32>,
-        group: ConsumerGroupMetadata,
-        topic_id: String,
-        next: BTreeMap<i32, i64>,
-    },
+    Reading { next: Offsets, group: ConsumerGroupMetadata, topic_id: String },
 }
 
 impl Input {
@@ -156,8 +154,8 @@ impl Input {
 
     fn note_idle(&mut self, found_nothing: bool) {
         let is_idle = found_nothing
-            && matches!(&self.state, State::Reading { partitions, .. }
-                if partitions.iter().all(|partition| self.at_end.contains(partition)));
+            && matches!(&self.state, State::Reading { next, .. }
+                if next.keys().all(|partition| self.at_end.contains(partition)));
         self.idle_since = is_idle.then(|| self.idle_since.unwrap_or_else(Instant::now));
     }
 
@@ -177,7 +175,7 @@ impl Input {
     /// Forgets what was read; what comes next begins at the committed offsets.
     pub(super) fn rewind(&mut self) {
         self.state = match mem::replace(&mut self.state, State::Outside) {
-            State::Reading { partitions, group, .. } => waiting(partitions, group),
+            State::Reading { next, group, .. } => waiting(next.into_keys().collect(), group),
             state => state,
         };
     }
@@ -290,29 +288,25 @@ impl Input {
         *next_try = Instant::now() + PAUSE;
         let partitions = partitions.clone();
         let Some((topic_id, starts)) = self.starts(&partitions)? else { return Ok(()) };
-        let is_set = starts.count() == 0
-            || self.consumer.assign(&starts).and_then(|()| self.consumer.resume(&starts)).is_ok();
+        let set = |list| self.consumer.assign(&list).and_then(|()| self.consumer.resume(&list));
+        let is_set = starts.is_empty() || offsets_of(&self.topic, &starts).and_then(set).is_ok();
         if is_set
             && let State::Waiting { group, .. } = mem::replace(&mut self.state, State::Outside)
         {
             self.at_end.clear();
-            let next = next_offsets(&starts);
-            self.state = State::Reading { partitions, group, topic_id, next };
+            self.state = State::Reading { next: starts, group, topic_id };
         }
         Ok(())
     }
 
     /// The topic's id, and where each partition begins; `None` while that is not known.
-    fn starts(
-        &mut self,
-        partitions: &[i32],
-    ) -> Result<Option<(String, TopicPartitionList)>, PipeError> {
+    fn starts(&mut self, partitions: &[i32]) -> Result<Option<(String, Offsets)>, PipeError> {
         let mut list = TopicPartitionList::new();
         for partition in partitions {
             list.add_partition(&self.topic, *partition);
         }
         let Ok(Some(topic_id)) = self.topics.id(&self.topic) else { return Ok(None) };
-        let mut starts = TopicPartitionList::new();
+        let mut starts = Offsets::new();
         if partitions.is_empty() {
             return Ok(Some((topic_id, starts)));
         }
@@ -333,9 +327,6 @@ impl Input {
             let Ok((low, end)) = self.topics.watermarks(&self.topic, partition) else {
                 return Ok(None);
             };
-            // Always a number. Of `Offset::Beginning` the client asks the broker, asks again if
-            // somebody resumes or takes away the partition meanwhile, and goes there whatever the
-            // partition was set to since.
             let start = if let Offset::Offset(committed) = element.offset() {
                 if committed > end {
                     return self.is_short(partition, committed, end).map(|()| None);
@@ -353,10 +344,7 @@ impl Input {
                 );
                 low
             };
-            let start = Offset::Offset(start);
-            if starts.add_partition_offset(&self.topic, partition, start).is_err() {
-                return Ok(None);
-            }
+            starts.insert(partition, start);
         }
         self.is_short_since = None;
         // The same gap is found again until something behind it is committed.
@@ -385,13 +373,19 @@ fn waiting(partitions: Vec<i32>, group: ConsumerGroupMetadata) -> State {
     State::Waiting { partitions, group, next_try: now, complain_at: now + COMPLAIN_AFTER }
 }
 
-fn next_offsets(starts: &TopicPartitionList) -> BTreeMap<i32, i64> {
-    let elements = starts.elements();
-    elements.iter().filter_map(|it| Some((it.partition(), it.offset().to_raw()?))).collect()
+/// Offsets of a topic's partitions, as the client's calls want them. Always numbers: of
+/// `Offset::Beginning` the client asks the broker, asks again if somebody resumes or takes away the
+/// partition meanwhile, and goes there whatever the partition was set to since.
+pub(super) fn offsets_of(topic: &str, offsets: &Offsets) -> KafkaResult<TopicPartitionList> {
+    let mut list = TopicPartitionList::new();
+    for (&partition, &offset) in offsets {
+        list.add_partition_offset(topic, partition, Offset::Offset(offset))?;
+    }
+    Ok(list)
 }
 
 /// Whether this record is one to read, and so behind those that were. The client may go back.
-fn advance(next: &mut BTreeMap<i32, i64>, partition: i32, offset: i64) -> bool {
+fn advance(next: &mut Offsets, partition: i32, offset: i64) -> bool {
     match next.get_mut(&partition) {
         Some(next) if offset >= *next => {
             *next = offset + 1;
@@ -407,10 +401,7 @@ mod tests {
 
     #[test]
     fn what_a_client_reads_again_is_left_out_and_gaps_are_not() {
-        let mut starts = TopicPartitionList::new();
-        starts.add_partition_offset("raw", 0, Offset::Offset(85)).unwrap();
-        starts.add_partition_offset("raw", 1, Offset::Offset(0)).unwrap();
-        let mut next = next_offsets(&starts);
+        let mut next = Offsets::from([(0, 85), (1, 0)]);
         let read: Vec<_> = [(0, 85), (1, 0), (0, 0), (0, 85), (0, 90), (0, 89), (2, 7), (1, 1)]
             .into_iter()
             .filter(|(partition, offset)| advance(&mut next, *partition, *offset))
