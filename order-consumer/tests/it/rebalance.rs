@@ -93,7 +93,11 @@ fn freezes_inside_its_transaction(what: &str, count: u128, table: &str, left: &s
     let sessions = format!(
         "SELECT count(*) FROM pg_stat_activity
           WHERE datname = current_database() AND {left}
-            AND application_name LIKE 'idempotent-consumer lane%'"
+            AND application_name LIKE 'idempotent-consumer lane%'
+            AND (SELECT count(DISTINCT relation)
+                   FROM pg_locks
+                  WHERE pg_locks.pid = pg_stat_activity.pid AND granted
+                    AND relation IN ('partition_progress'::regclass, '{table}'::regclass)) = 2"
     );
     let mut sent = 0;
     let mut send = || {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use serde_json::Value;
 
 use super::poll::{PATIENCE, eventually, until};
@@ -105,9 +105,14 @@ impl Consumer {
         self.child.try_wait().unwrap().is_none()
     }
 
+    /// Sends it a signal. After a stop it stands: the signal alone reaches one thread, and the others
+    /// work on until that one has had its turn.
     pub(crate) fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(self.child.id().cast_signed()).unwrap();
         kill_process(pid, signal).unwrap();
+        if signal == Signal::STOP {
+            waitid(WaitId::Pid(pid), WaitIdOptions::STOPPED).unwrap();
+        }
     }
 
     /// Kills it without warning and waits until it is gone.
