@@ -56,6 +56,37 @@ struct Latency {
     p99_ms: f64,
     slowest_ms: f64,
     peak_mib: u64,
+    /// Processor seconds per million messages.
+    cpu: Cpu,
+    /// So much of the machine's processors was used, by these four, while messages were sent.
+    processors_used: f64,
+}
+
+/// Processor seconds.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Cpu {
+    /// With its start and its end.
+    consumer: f64,
+    producer: f64,
+    /// With the questions for the progress.
+    postgres: f64,
+    kafka: f64,
+}
+
+impl Cpu {
+    fn sum(self) -> f64 {
+        self.consumer + self.producer + self.postgres + self.kafka
+    }
+
+    fn times(self, factor: f64) -> Self {
+        let Self { consumer, producer, postgres, kafka } = self;
+        Self {
+            consumer: consumer * factor,
+            producer: producer * factor,
+            postgres: postgres * factor,
+            kafka: kafka * factor,
+        }
+    }
 }
 
 /// When each partition had come how far: milliseconds since 1970, and the next offset.
@@ -67,10 +98,23 @@ pub(crate) async fn run(options: &LatencyOptions) -> anyhow::Result<()> {
         println!("{}", serde_json::to_string(&measured)?);
         return Ok(());
     }
-    for Latency { rate, sent_rate, messages, p50_ms, p99_ms, slowest_ms, peak_mib } in measured {
+    for it in measured {
         println!(
-            "{rate} messages/s ({sent_rate:.0} sent, {messages} measured): p50 {p50_ms:.1} ms, p99 \
-             {p99_ms:.1} ms, slowest {slowest_ms:.1} ms; most memory {peak_mib} MiB"
+            "{} messages/s ({:.0} sent, {} measured): p50 {:.1} ms, p99 {:.1} ms, slowest {:.1} ms; \
+             most memory {} MiB\n  CPU s/million: consumer {:.1}, PostgreSQL {:.1}, Kafka {:.1}, \
+             producer {:.1}; {:.0} % of the processors",
+            it.rate,
+            it.sent_rate,
+            it.messages,
+            it.p50_ms,
+            it.p99_ms,
+            it.slowest_ms,
+            it.peak_mib,
+            it.cpu.consumer,
+            it.cpu.postgres,
+            it.cpu.kafka,
+            it.cpu.producer,
+            it.processors_used * 100.0
         );
     }
     Ok(())
@@ -100,11 +144,17 @@ async fn at_rate(stage: &Stage, rate: u64, seconds: u64) -> anyhow::Result<Laten
         bail!("order-consumer run: {status}: {}", program.last_lines());
     }
     program.signal(rustix::process::Signal::TERM);
+    // Everything else has ended and is counted.
+    let before = stage.clocks().own_children;
     let peak_mib = program.ended(Duration::from_mins(1)).await?.peak_kib / 1024;
+    let cpu = Cpu { consumer: stage.clocks().own_children - before, ..timed.cpu };
     place.clear().await?;
+    let processors = std::thread::available_parallelism()?.get() as f64;
     Ok(Latency {
         rate,
         sent_rate: timed.sent_rate,
+        cpu: cpu.times(1e6 / timed.orders),
+        processors_used: cpu.sum() * timed.sent_rate / timed.orders / processors,
         messages: timed.ms.len(),
         p50_ms: timed.percentile(50),
         p99_ms: timed.percentile(99),
@@ -116,6 +166,10 @@ async fn at_rate(stage: &Stage, rate: u64, seconds: u64) -> anyhow::Result<Laten
 /// How long messages took.
 pub(crate) struct Timed {
     pub(crate) sent_rate: f64,
+    /// How many were sent, with the warm-up.
+    orders: f64,
+    /// While they were sent, without the consumer's.
+    cpu: Cpu,
     /// Of each message, the fastest first.
     ms: Vec<f64>,
 }
@@ -139,20 +193,27 @@ pub(crate) async fn timed<T>(
     let (done, ended) = oneshot::channel();
     let loading = async {
         let orders = rate * (seconds + WARM_UP.as_secs());
-        let begun = Instant::now();
+        let (before, begun) = (stage.clocks(), Instant::now());
         let load = async { succeed(place.load(rate, orders), "order-producer load").await };
         let ((), beside) = tokio::try_join!(load, beside)?;
-        let sent_rate = orders as f64 / begun.elapsed().as_secs_f64();
+        let (now, orders) = (stage.clocks(), orders as f64);
+        let sent_rate = orders / begun.elapsed().as_secs_f64();
+        let cpu = Cpu {
+            consumer: 0.0,
+            producer: now.own_children - before.own_children,
+            postgres: now.postgres - before.postgres,
+            kafka: now.kafka - before.kafka,
+        };
         place.audit().await?;
         _ = done.send(());
-        anyhow::Ok((sent_rate, beside))
+        anyhow::Ok((Timed { sent_rate, orders, cpu, ms: Vec::new() }, beside))
     };
-    let (progress, (sent_rate, beside)) = tokio::try_join!(watch(&mut connection, ended), loading)?;
+    let (progress, (timed, beside)) = tokio::try_join!(watch(&mut connection, ended), loading)?;
     let (servers, topic) = (stage.servers().to_owned(), place.topic().to_owned());
     let sent = tokio::task::spawn_blocking(move || times_of(&servers, &topic)).await??;
     let mut ms = latencies(&sent, &progress)?;
     ms.sort_by(f64::total_cmp);
-    Ok((Timed { sent_rate, ms }, beside))
+    Ok((Timed { ms, ..timed }, beside))
 }
 
 /// Notes how far each partition is, until told to end.
