@@ -23,7 +23,7 @@ use super::callbacks::{Callbacks, Note};
 use super::clock::ClockWatch;
 use super::queue::PartitionQueue;
 use super::raw;
-use super::settings::KafkaSettings;
+use super::settings::{KafkaSettings, set_default};
 use crate::failpoint::failpoint;
 use crate::message::{Headers, Record};
 
@@ -90,15 +90,15 @@ pub(crate) fn start(
         .set("group.id", &settings.group)
         .set("enable.auto.commit", "true")
         .set("enable.auto.offset.store", "false")
-        .set("auto.commit.interval.ms", "1000")
         .set("auto.offset.reset", "error")
         .set("isolation.level", "read_committed")
         .set("partition.assignment.strategy", "cooperative-sticky")
         .set("group.protocol", "classic")
         .set("enable.partition.eof", "true")
-        .set("statistics.interval.ms", "1000")
-        .set("fetch.queue.backoff.ms", "10");
+        .set("statistics.interval.ms", "1000");
     for (name, value) in [
+        ("auto.commit.interval.ms", "1000"),
+        ("fetch.queue.backoff.ms", "10"),
         ("queued.max.messages.kbytes", "2048"),
         ("fetch.max.bytes", "4194304"),
         // Of a partition, as compressed: what a fetch brings is unpacked all at once, past every
@@ -106,9 +106,7 @@ pub(crate) fn start(
         ("fetch.message.max.bytes", "65536"),
         ("fetch.wait.max.ms", "100"),
     ] {
-        if config.get(name).is_none() {
-            config.set(name, value);
-        }
+        set_default(&mut config, name, value);
     }
     let consumer: BaseConsumer<Callbacks> = config.create_with_context(Callbacks::default())?;
     consumer.subscribe(&[&settings.topic])?;

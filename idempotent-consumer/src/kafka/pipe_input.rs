@@ -16,6 +16,7 @@ use super::admin::Topics;
 use super::callbacks::{Callbacks, Note};
 use super::pipe::TICK;
 use super::raw;
+use super::settings::set_default;
 use crate::message::{Headers, PartitionKey, Record};
 use crate::pipe::{PipeConfig, PipeError};
 
@@ -87,16 +88,14 @@ impl Input {
             .set("isolation.level", "read_committed")
             .set("partition.assignment.strategy", "range")
             .set("group.protocol", "classic")
-            .set("enable.partition.eof", "true")
-            .set("fetch.queue.backoff.ms", "10");
+            .set("enable.partition.eof", "true");
         for (name, value) in [
+            ("fetch.queue.backoff.ms", "10"),
             ("queued.max.messages.kbytes", "8192"),
             ("fetch.max.bytes", "4194304"),
             ("fetch.wait.max.ms", "100"),
         ] {
-            if client.get(name).is_none() {
-                client.set(name, value);
-            }
+            set_default(&mut client, name, value);
         }
         let refuses = |error: KafkaError| PipeError::Client(error.to_string());
         let consumer: BaseConsumer<Callbacks> =

@@ -11,7 +11,7 @@ use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{ClientConfig, ClientContext};
 
 use super::raw;
-use super::settings::{KafkaSettings, SettingsError};
+use super::settings::{KafkaSettings, SettingsError, set_default};
 use crate::message::Headers;
 
 /// A record to publish. A null key or value is not an empty one.
@@ -201,14 +201,24 @@ pub(super) fn configure(settings: &KafkaSettings, options: &PublisherOptions) ->
         .set("acks", "all")
         // The Java client's choice. librdkafka's own default sends the same key elsewhere.
         .set("partitioner", "murmur2_random")
+        .set("message.timeout.ms", timeout_ms.to_string());
+    for (name, value) in [
         // The broker's limit decides what is too large, not the client's guess of it.
-        .set("message.max.bytes", "1000000000")
-        .set("message.timeout.ms", timeout_ms.to_string())
-        .set("queue.buffering.max.kbytes", options.queue_kib.to_string())
-        .set("queue.buffering.max.messages", "1000000")
-        .set("linger.ms", options.linger.as_millis().to_string())
-        .set("batch.num.messages", options.batch_records.to_string())
-        .set("compression.type", &options.compression);
+        ("message.max.bytes", "1000000000"),
+        ("queue.buffering.max.kbytes", &options.queue_kib.to_string()),
+        ("queue.buffering.max.messages", "1000000"),
+        ("linger.ms", &options.linger.as_millis().to_string()),
+        ("compression.type", &options.compression),
+    ] {
+        set_default(&mut config, name, value);
+    }
+    let batch_records = options.batch_records.to_string();
+    if options.batch_records == 1 {
+        // No matter of tuning: somebody wants to know which record is refused.
+        config.set("batch.num.messages", batch_records);
+    } else {
+        set_default(&mut config, "batch.num.messages", batch_records);
+    }
     config
 }
 
@@ -289,5 +299,29 @@ fn classify(error: &KafkaError) -> DeliveryError {
             too_large: matches!(code, C::MessageSizeTooLarge | C::MessageBatchTooLarge),
         },
         _ => DeliveryError::Unconfirmed(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_user_sets_is_not_overwritten_unless_somebody_relies_on_it() {
+        let settings = KafkaSettings::new("x:1")
+            .property("queue.buffering.max.ms", "3")
+            .and_then(|settings| settings.property("batch.num.messages", "7"))
+            .unwrap();
+        let config = configure(&settings, &PublisherOptions::default());
+        // Its own name and another of the same property: which one counts would be chance.
+        assert_eq!(
+            (config.get("queue.buffering.max.ms"), config.get("linger.ms")),
+            (Some("3"), None)
+        );
+        assert_eq!(config.get("batch.num.messages"), Some("7"));
+        assert_eq!(config.get("compression.type"), Some("lz4"));
+        let alone = PublisherOptions { batch_records: 1, ..PublisherOptions::default() };
+        assert_eq!(configure(&settings, &alone).get("batch.num.messages"), Some("1"));
+        assert!(KafkaSettings::new("x:1").property("delivery.timeout.ms", "1").is_err());
     }
 }

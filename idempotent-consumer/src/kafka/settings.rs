@@ -32,10 +32,11 @@ pub enum SettingsError {
 }
 
 /// What the engine sets itself. Another value of any of these would lose, double or reorder.
-const RESERVED: [&str; 16] = [
+const RESERVED: [&str; 18] = [
     "acks",
     "auto.offset.reset",
     "bootstrap.servers",
+    "delivery.timeout.ms",
     "enable.auto.commit",
     "enable.auto.offset.store",
     "enable.idempotence",
@@ -43,6 +44,7 @@ const RESERVED: [&str; 16] = [
     "group.id",
     "group.protocol",
     "isolation.level",
+    "message.timeout.ms",
     "metadata.broker.list",
     "partition.assignment.strategy",
     "partitioner",
@@ -73,17 +75,15 @@ const CONSUMERS_ONLY: [&str; 18] = [
     "queued.min.messages",
     "session.timeout.ms",
 ];
-const PRODUCERS_ONLY: [&str; 18] = [
+const PRODUCERS_ONLY: [&str; 16] = [
     "batch.num.messages",
     "batch.size",
     "compression.codec",
     "compression.level",
     "compression.type",
-    "delivery.timeout.ms",
     "enable.gapless.guarantee",
     "linger.ms",
     "message.send.max.retries",
-    "message.timeout.ms",
     "queue.buffering.backpressure.threshold",
     "queue.buffering.max.kbytes",
     "queue.buffering.max.messages",
@@ -93,6 +93,21 @@ const PRODUCERS_ONLY: [&str; 18] = [
     "sticky.partitioning.linger.ms",
     "transaction.timeout.ms",
 ];
+
+/// Of what the engine has a default for: names that the client knows the same property by.
+const ALIASES: [(&str, &str); 3] = [
+    ("compression.type", "compression.codec"),
+    ("fetch.message.max.bytes", "max.partition.fetch.bytes"),
+    ("linger.ms", "queue.buffering.max.ms"),
+];
+
+/// Sets what the user has not.
+pub(super) fn set_default(config: &mut ClientConfig, name: &str, value: impl Into<String>) {
+    let other_names = ALIASES.iter().filter(|(known, _)| *known == name).map(|(_, other)| *other);
+    if other_names.chain([name]).all(|name| config.get(name).is_none()) {
+        config.set(name, value);
+    }
+}
 
 impl KafkaSettings {
     /// Brokers as `host:port[,host:port…]`.
@@ -129,8 +144,8 @@ impl KafkaSettings {
         &self.bootstrap_servers
     }
 
-    /// The configuration of a consumer; what the engine sets afterwards wins over the user's
-    /// properties.
+    /// The configuration of a consumer, to be added to: by `set` what is reserved, by
+    /// [`set_default`] everything else.
     pub(crate) fn consumer_config(&self) -> ClientConfig {
         self.config_without(&PRODUCERS_ONLY)
     }
