@@ -22,6 +22,7 @@ use tokio::sync::oneshot;
 use crate::Format;
 use crate::consumer;
 use crate::stage::{Place, Shape, Stage, on_stage, succeed};
+use crate::usage::Clocks;
 
 /// Messages sent before this has passed do not count: programs, plans and caches are cold.
 const WARM_UP: Duration = Duration::from_secs(3);
@@ -56,14 +57,13 @@ struct Latency {
     p99_ms: f64,
     slowest_ms: f64,
     peak_mib: u64,
-    /// Processor seconds per million messages.
     cpu: Cpu,
     /// So much of the machine's processors was used, by these four, while messages were sent.
     processors_used: f64,
 }
 
-/// Processor seconds.
-#[derive(Clone, Copy, Debug, Serialize)]
+/// Processor seconds per million messages.
+#[derive(Serialize)]
 struct Cpu {
     /// With its start and its end.
     consumer: f64,
@@ -71,22 +71,6 @@ struct Cpu {
     /// With the questions for the progress.
     postgres: f64,
     kafka: f64,
-}
-
-impl Cpu {
-    fn sum(self) -> f64 {
-        self.consumer + self.producer + self.postgres + self.kafka
-    }
-
-    fn times(self, factor: f64) -> Self {
-        let Self { consumer, producer, postgres, kafka } = self;
-        Self {
-            consumer: consumer * factor,
-            producer: producer * factor,
-            postgres: postgres * factor,
-            kafka: kafka * factor,
-        }
-    }
 }
 
 /// When each partition had come how far: milliseconds since 1970, and the next offset.
@@ -145,16 +129,25 @@ async fn at_rate(stage: &Stage, rate: u64, seconds: u64) -> anyhow::Result<Laten
     }
     program.signal(rustix::process::Signal::TERM);
     // Everything else has ended and is counted.
-    let before = stage.clocks().own_children;
+    let before = stage.clocks();
     let peak_mib = program.ended(Duration::from_mins(1)).await?.peak_kib / 1024;
-    let cpu = Cpu { consumer: stage.clocks().own_children - before, ..timed.cpu };
+    let consumer = stage.clocks().since(before).own_children;
     place.clear().await?;
+    let Clocks { own_children: producer, postgres, kafka } = timed.used;
+    let per_million = |seconds: f64| seconds * 1e6 / timed.orders;
     let processors = std::thread::available_parallelism()?.get() as f64;
     Ok(Latency {
         rate,
         sent_rate: timed.sent_rate,
-        cpu: cpu.times(1e6 / timed.orders),
-        processors_used: cpu.sum() * timed.sent_rate / timed.orders / processors,
+        cpu: Cpu {
+            consumer: per_million(consumer),
+            producer: per_million(producer),
+            postgres: per_million(postgres),
+            kafka: per_million(kafka),
+        },
+        processors_used: (consumer + producer + postgres + kafka) * timed.sent_rate
+            / timed.orders
+            / processors,
         messages: timed.ms.len(),
         p50_ms: timed.percentile(50),
         p99_ms: timed.percentile(99),
@@ -168,8 +161,8 @@ pub(crate) struct Timed {
     pub(crate) sent_rate: f64,
     /// How many were sent, with the warm-up.
     orders: f64,
-    /// While they were sent, without the consumer's.
-    cpu: Cpu,
+    /// While they were sent; the producer has ended by then, the consumer has not.
+    used: Clocks,
     /// Of each message, the fastest first.
     ms: Vec<f64>,
 }
@@ -196,17 +189,11 @@ pub(crate) async fn timed<T>(
         let (before, begun) = (stage.clocks(), Instant::now());
         let load = async { succeed(place.load(rate, orders), "order-producer load").await };
         let ((), beside) = tokio::try_join!(load, beside)?;
-        let (now, orders) = (stage.clocks(), orders as f64);
+        let (used, orders) = (stage.clocks().since(before), orders as f64);
         let sent_rate = orders / begun.elapsed().as_secs_f64();
-        let cpu = Cpu {
-            consumer: 0.0,
-            producer: now.own_children - before.own_children,
-            postgres: now.postgres - before.postgres,
-            kafka: now.kafka - before.kafka,
-        };
         place.audit().await?;
         _ = done.send(());
-        anyhow::Ok((Timed { sent_rate, orders, cpu, ms: Vec::new() }, beside))
+        anyhow::Ok((Timed { sent_rate, orders, used, ms: Vec::new() }, beside))
     };
     let (progress, (timed, beside)) = tokio::try_join!(watch(&mut connection, ended), loading)?;
     let (servers, topic) = (stage.servers().to_owned(), place.topic().to_owned());

@@ -162,7 +162,7 @@ async fn publish(
         };
     let (before, begun) = (stage.clocks(), Instant::now());
     let output = command.output().await.context("cannot run the publisher")?;
-    let (now, took) = (stage.clocks(), begun.elapsed());
+    let (used, took) = (stage.clocks().since(before), begun.elapsed());
     if !output.status.success() {
         bail!("{}: {}", output.status, String::from_utf8_lossy(&output.stderr));
     }
@@ -172,11 +172,7 @@ async fn publish(
         Publisher::ProducerPerformance => own_account(&said)
             .with_context(|| format!("no rate after {} s: {said}", took.as_secs()))?,
     };
-    Ok(Run {
-        rate,
-        cpu: now.own_children - before.own_children,
-        kafka_cpu: now.kafka - before.kafka,
-    })
+    Ok(Run { rate, cpu: used.own_children, kafka_cpu: used.kafka })
 }
 
 /// The rate in the last line of ProducerPerformance.

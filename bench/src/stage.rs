@@ -431,13 +431,13 @@ impl Place<'_> {
 
     /// What was used since then. Processes count once they have ended.
     pub(crate) async fn since(&self, before: &Before, peak_kib: u64) -> anyhow::Result<Usage> {
-        let now = self.stage.clocks();
+        let used = self.stage.clocks().since(before.clocks);
         let wal_bytes = self.wal().await? - before.wal;
         let (table_bytes, index_bytes) = self.sizes().await?;
         Ok(Usage {
-            contender_cpu: now.own_children - before.clocks.own_children,
-            postgres_cpu: now.postgres - before.clocks.postgres,
-            kafka_cpu: now.kafka - before.clocks.kafka,
+            contender_cpu: used.own_children,
+            postgres_cpu: used.postgres,
+            kafka_cpu: used.kafka,
             peak_mib: peak_kib / 1024,
             wal_bytes,
             table_bytes,

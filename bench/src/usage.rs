@@ -31,6 +31,17 @@ pub(crate) struct Clocks {
     pub(crate) kafka: f64,
 }
 
+impl Clocks {
+    /// What they have gone on by.
+    pub(crate) fn since(self, before: Self) -> Self {
+        Self {
+            own_children: self.own_children - before.own_children,
+            postgres: self.postgres - before.postgres,
+            kafka: self.kafka - before.kafka,
+        }
+    }
+}
+
 struct Process {
     parent: u32,
     own: u64,
