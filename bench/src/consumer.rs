@@ -9,8 +9,8 @@ use local_stack::programs::{Ended, Program};
 use tokio::process::Command;
 
 use crate::baseline::{Kind, Summary};
-use crate::contender::Run;
-use crate::stage::{Ids, Place, Shape, Stage};
+use crate::contender::{Grown, Run};
+use crate::stage::{Place, Shape, Stage};
 
 /// How long a consumer may take in all.
 const PATIENCE: Duration = Duration::from_mins(30);
@@ -26,16 +26,18 @@ pub(crate) async fn run(
 }
 
 /// Works the topic off beside claims of earlier messages.
-pub(crate) async fn grown(stage: &Stage, claims: u64, ids: Ids, cold: bool) -> anyhow::Result<Run> {
-    let place = stage.grown_place(claims, ids).await?;
-    if cold {
+pub(crate) async fn grown(stage: &Stage, grown: &Grown) -> anyhow::Result<Run> {
+    let place = stage.grown_place(grown.claims, grown.ids).await?;
+    // PostgreSQL starts anew, so that all of them begin with as little in its memory.
+    stage.tune(&grown.settings).await?;
+    if grown.cold {
         stage.forget_pages().await?;
     }
     audited(place, stage.events, 4, 1).await
 }
 
 /// Works the topic off with a setting of PostgreSQL.
-pub(crate) async fn tuned(stage: &Stage, setting: Option<&str>) -> anyhow::Result<Run> {
+pub(crate) async fn tuned(stage: &Stage, setting: Option<&String>) -> anyhow::Result<Run> {
     stage.tune(setting).await?;
     run(stage, Shape::default(), 4, 1).await
 }

@@ -17,8 +17,8 @@ pub(crate) enum Contender {
     Copy { connections: u32 },
     /// The consumer.
     Consumer { shape: Shape, concurrency: u32, processes: u32 },
-    /// The consumer, with so many claims in the table before; perhaps nothing of it in memory.
-    Grown { claims: u64, ids: Ids, cold: bool },
+    /// The consumer, with claims in the table before.
+    Grown(Grown),
     /// The consumer, with a setting of PostgreSQL, such as `wal_compression=pglz`; `None`: as it comes.
     Tuned { setting: Option<String> },
     /// What people write by hand.
@@ -27,6 +27,30 @@ pub(crate) enum Contender {
     Disturbed { refused: bool },
     /// What a user would pick instead.
     Peer(Peer),
+}
+
+/// What the consumer meets when it starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Grown {
+    /// So many claims are in the table.
+    pub(crate) claims: u64,
+    pub(crate) ids: Ids,
+    /// Nothing of them is in memory.
+    pub(crate) cold: bool,
+    /// PostgreSQL's, such as `wal_compression=pglz`.
+    pub(crate) settings: Vec<String>,
+}
+
+impl Grown {
+    fn name(&self) -> String {
+        let claims = match self.claims {
+            0 => "no claims before".to_owned(),
+            claims => format!("{claims} claims before"),
+        };
+        let cold = if self.cold { ", cold" } else { "" };
+        let set = if self.settings.is_empty() { "" } else { ", with the settings" };
+        claims + cold + set
+    }
 }
 
 /// One run.
@@ -65,9 +89,7 @@ impl Contender {
                 let name = std::iter::once("consumer".to_owned());
                 name.chain(parts.into_iter().flatten()).collect::<Vec<_>>().join(", ")
             }
-            Self::Grown { claims: 0, .. } => "no claims before".to_owned(),
-            Self::Grown { claims, cold: false, .. } => format!("{claims} claims before"),
-            Self::Grown { claims, cold: true, .. } => format!("{claims} claims before, cold"),
+            Self::Grown(grown) => grown.name(),
             Self::Tuned { setting: None } => "PostgreSQL as it comes".to_owned(),
             Self::Tuned { setting: Some(setting) } => setting.clone(),
             Self::Baseline { kind: Kind::Read, .. } => "only reading".to_owned(),
@@ -89,7 +111,7 @@ impl Contender {
             self,
             Self::Copy { .. }
                 | Self::Disturbed { refused: false }
-                | Self::Grown { claims: 0, .. }
+                | Self::Grown(Grown { claims: 0, .. })
                 | Self::Tuned { setting: None }
         )
     }
@@ -100,8 +122,8 @@ impl Contender {
             Self::Consumer { shape, concurrency, processes } => {
                 consumer::run(stage, *shape, *concurrency, *processes).await
             }
-            Self::Grown { claims, ids, cold } => consumer::grown(stage, *claims, *ids, *cold).await,
-            Self::Tuned { setting } => consumer::tuned(stage, setting.as_deref()).await,
+            Self::Grown(grown) => consumer::grown(stage, grown).await,
+            Self::Tuned { setting } => consumer::tuned(stage, setting.as_ref()).await,
             Self::Baseline { kind, workers } => consumer::baseline(stage, *kind, *workers).await,
             Self::Disturbed { refused } => disturbed::run(stage, *refused).await,
             Self::Peer(peer) => peers::run(stage, peer).await,

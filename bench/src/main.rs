@@ -22,7 +22,7 @@ use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::baseline::{BaselineOptions, Kind};
-use crate::contender::Contender;
+use crate::contender::{Contender, Grown};
 use crate::latency::LatencyOptions;
 use crate::peers::{Peer, PeersOptions};
 use crate::produce::ProduceOptions;
@@ -65,6 +65,9 @@ enum Command {
         /// gives up the pages of its files
         #[arg(long)]
         cold: bool,
+        /// Settings of PostgreSQL, as name=value: each also with all of them together
+        #[arg(long = "setting", value_name = "NAME=VALUE", value_parser = parse_setting)]
+        settings: Vec<String>,
     },
     /// Work off a topic with one of PostgreSQL's settings after the other
     Settings {
@@ -164,12 +167,19 @@ async fn run(command: &Command) -> anyhow::Result<()> {
     let (options, contenders) = match command {
         Command::Drain(options) => (options, drain()),
         Command::Disturbed(options) => (options, disturbed()),
-        Command::Growth { options, claims, id_version: ids, cold } => {
-            let grown = |claims, cold| Contender::Grown { claims, ids: *ids, cold };
-            let mut contenders = vec![grown(0, false)];
-            for claims in claims {
-                contenders.push(grown(*claims, false));
-                contenders.extend(cold.then(|| grown(*claims, true)));
+        Command::Growth { options, claims, id_version: ids, cold, settings } => {
+            let as_it_comes: &[String] = &[];
+            let settings = [Some(as_it_comes), (!settings.is_empty()).then_some(settings)];
+            let mut contenders = Vec::new();
+            for settings in settings.into_iter().flatten() {
+                let grown = |claims, cold| {
+                    Contender::Grown(Grown { claims, ids: *ids, cold, settings: settings.to_vec() })
+                };
+                contenders.push(grown(0, false));
+                for claims in claims {
+                    contenders.push(grown(*claims, false));
+                    contenders.extend(cold.then(|| grown(*claims, true)));
+                }
             }
             (options, contenders)
         }

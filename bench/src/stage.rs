@@ -191,14 +191,17 @@ impl Stage {
         self.place_like(topic, Some(&template)).await
     }
 
-    /// Starts PostgreSQL anew with this setting (`name=value`), and no other of ours.
-    pub(crate) async fn tune(&self, setting: Option<&str>) -> anyhow::Result<()> {
+    /// Starts PostgreSQL anew with these settings (`name=value`), and no others of ours.
+    pub(crate) async fn tune(
+        &self,
+        settings: impl IntoIterator<Item = &String>,
+    ) -> anyhow::Result<()> {
         self.admin("ALTER SYSTEM RESET ALL").await?;
-        if let Some(setting) = setting {
-            let (name, value) = setting.split_once('=').with_context(|| setting.to_owned())?;
+        for setting in settings {
+            let (name, value) = setting.split_once('=').with_context(|| setting.clone())?;
             self.admin(&format!("ALTER SYSTEM SET {name} = '{value}'"))
                 .await
-                .context(setting.to_owned())?;
+                .with_context(|| setting.clone())?;
         }
         tokio::task::block_in_place(|| {
             self.stack.postgres().terminate()?;

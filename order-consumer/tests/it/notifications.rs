@@ -125,7 +125,7 @@ fn killed_at_any_step_it_tells_of_each_applied_event_under_one_id() {
         let mut command = world.command_of(&WITH_FAILPOINTS, "run", &QUICK);
         command
             .args(["--batch-size", "20", "--notifications-topic", &topic])
-            // None of them is guilty of these deaths, even if it is alone in work at three of them.
+            // No message is guilty of these deaths, even one that is alone in work at three of them.
             .args(["--max-crashes", "100"])
             .env("FAILPOINT", point);
         let ended = Consumer::of(command, &world.topic).wait();
