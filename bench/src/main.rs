@@ -219,8 +219,16 @@ async fn run(command: &Command) -> anyhow::Result<()> {
     };
     let contenders: Vec<Contender> = contenders.into_iter().filter(wanted).collect();
     anyhow::ensure!(!contenders.is_empty(), "no contender has such a name");
-    let take_turns =
-        async |stage: &Stage| series::take_turns(stage, &contenders, options.runs).await;
+    let settings = match command {
+        Command::Growth { settings, .. } | Command::Settings { settings, .. } => &settings[..],
+        _ => &[],
+    };
+    let take_turns = async |stage: &Stage| {
+        // One that is refused is told now, and not after half an hour.
+        stage.set(settings).await?;
+        stage.set(&[]).await?;
+        series::take_turns(stage, &contenders, options.runs).await
+    };
     let runs = on_stage(options.events, take_turns).await?;
     let report = Report::of(&contenders, &runs, options.events);
     report.print(matches!(options.output, Format::Json))

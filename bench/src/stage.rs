@@ -196,6 +196,19 @@ impl Stage {
         &self,
         settings: impl IntoIterator<Item = &String>,
     ) -> anyhow::Result<()> {
+        self.set(settings).await?;
+        tokio::task::block_in_place(|| {
+            self.stack.postgres().terminate()?;
+            self.stack.postgres().start()
+        })?;
+        Ok(())
+    }
+
+    /// From the next start of PostgreSQL on. One that it does not know is an error.
+    pub(crate) async fn set(
+        &self,
+        settings: impl IntoIterator<Item = &String>,
+    ) -> anyhow::Result<()> {
         self.admin("ALTER SYSTEM RESET ALL").await?;
         for setting in settings {
             let (name, value) = setting.split_once('=').with_context(|| setting.clone())?;
@@ -203,10 +216,6 @@ impl Stage {
                 .await
                 .with_context(|| setting.clone())?;
         }
-        tokio::task::block_in_place(|| {
-            self.stack.postgres().terminate()?;
-            self.stack.postgres().start()
-        })?;
         Ok(())
     }
 
