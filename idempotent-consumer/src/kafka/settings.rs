@@ -32,7 +32,7 @@ pub enum SettingsError {
 }
 
 /// What the engine sets itself. Another value of any of these would lose, double or reorder.
-const RESERVED: [&str; 18] = [
+const RESERVED: [&str; 19] = [
     "acks",
     "auto.offset.reset",
     "bootstrap.servers",
@@ -50,6 +50,7 @@ const RESERVED: [&str; 18] = [
     "partitioner",
     "request.required.acks",
     "statistics.interval.ms",
+    "transaction.timeout.ms",
     "transactional.id",
 ];
 
@@ -75,7 +76,7 @@ const CONSUMERS_ONLY: [&str; 18] = [
     "queued.min.messages",
     "session.timeout.ms",
 ];
-const PRODUCERS_ONLY: [&str; 16] = [
+const PRODUCERS_ONLY: [&str; 15] = [
     "batch.num.messages",
     "batch.size",
     "compression.codec",
@@ -91,7 +92,6 @@ const PRODUCERS_ONLY: [&str; 16] = [
     "request.timeout.ms",
     "retries",
     "sticky.partitioning.linger.ms",
-    "transaction.timeout.ms",
 ];
 
 /// Of what the engine has a default for: names that the client knows the same property by.
@@ -188,9 +188,12 @@ mod tests {
 
     #[test]
     fn a_property_the_guarantee_depends_on_is_refused_by_name() {
-        let error =
-            KafkaSettings::new("x:1").property("enable.auto.offset.store", "true").unwrap_err();
-        assert!(error.to_string().contains("enable.auto.offset.store"));
+        for (name, value) in
+            [("enable.auto.offset.store", "true"), ("transaction.timeout.ms", "9000")]
+        {
+            let error = KafkaSettings::new("x:1").property(name, value).unwrap_err();
+            assert!(error.to_string().contains(name), "{error}");
+        }
     }
 
     #[test]
