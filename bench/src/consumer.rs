@@ -29,16 +29,16 @@ pub(crate) async fn run(
 pub(crate) async fn grown(stage: &Stage, grown: &Grown) -> anyhow::Result<Run> {
     let place = stage.grown_place(grown.claims, grown.ids).await?;
     // PostgreSQL starts anew, so that all of them begin with as little in its memory.
-    stage.tune(&grown.settings).await?;
+    stage.tune(grown.settings.as_deref()).await?;
     if grown.cold {
         stage.forget_pages().await?;
     }
     audited(place, stage.events, 4, 1).await
 }
 
-/// Works the topic off with a setting of PostgreSQL.
-pub(crate) async fn tuned(stage: &Stage, setting: Option<&String>) -> anyhow::Result<Run> {
-    stage.tune(setting).await?;
+/// Works the topic off with settings of PostgreSQL.
+pub(crate) async fn tuned(stage: &Stage, settings: Option<&str>) -> anyhow::Result<Run> {
+    stage.tune(settings).await?;
     run(stage, Shape::default(), 4, 1).await
 }
 

@@ -19,8 +19,8 @@ pub(crate) enum Contender {
     Consumer { shape: Shape, concurrency: u32, processes: u32 },
     /// The consumer, with claims in the table before.
     Grown(Grown),
-    /// The consumer, with a setting of PostgreSQL, such as `wal_compression=pglz`; `None`: as it comes.
-    Tuned { setting: Option<String> },
+    /// The consumer, with settings of PostgreSQL; `None`: as it comes.
+    Tuned { settings: Option<String> },
     /// What people write by hand.
     Baseline { kind: Kind, workers: u32 },
     /// The consumer, to the end of the log, perhaps with one customer in ten refused.
@@ -37,8 +37,8 @@ pub(crate) struct Grown {
     pub(crate) ids: Ids,
     /// Nothing of them is in memory.
     pub(crate) cold: bool,
-    /// PostgreSQL's, such as `wal_compression=pglz`.
-    pub(crate) settings: Vec<String>,
+    /// PostgreSQL's, such as `shared_buffers=4GB,max_wal_size=8GB`; `None`: as they come.
+    pub(crate) settings: Option<String>,
 }
 
 impl Grown {
@@ -48,8 +48,8 @@ impl Grown {
             claims => format!("{claims} claims before"),
         };
         let cold = if self.cold { ", cold" } else { "" };
-        let set = if self.settings.is_empty() { "" } else { ", with the settings" };
-        claims + cold + set
+        let set = self.settings.as_ref().map(|settings| format!(", {settings}"));
+        claims + cold + &set.unwrap_or_default()
     }
 }
 
@@ -90,8 +90,8 @@ impl Contender {
                 name.chain(parts.into_iter().flatten()).collect::<Vec<_>>().join(", ")
             }
             Self::Grown(grown) => grown.name(),
-            Self::Tuned { setting: None } => "PostgreSQL as it comes".to_owned(),
-            Self::Tuned { setting: Some(setting) } => setting.clone(),
+            Self::Tuned { settings: None } => "PostgreSQL as it comes".to_owned(),
+            Self::Tuned { settings: Some(settings) } => settings.clone(),
             Self::Baseline { kind: Kind::Read, .. } => "only reading".to_owned(),
             Self::Baseline { kind: Kind::OneByOne, workers: 1 } => {
                 "one message a transaction".to_owned()
@@ -112,7 +112,7 @@ impl Contender {
             Self::Copy { .. }
                 | Self::Disturbed { refused: false }
                 | Self::Grown(Grown { claims: 0, .. })
-                | Self::Tuned { setting: None }
+                | Self::Tuned { settings: None }
         )
     }
 
@@ -123,7 +123,7 @@ impl Contender {
                 consumer::run(stage, *shape, *concurrency, *processes).await
             }
             Self::Grown(grown) => consumer::grown(stage, grown).await,
-            Self::Tuned { setting } => consumer::tuned(stage, setting.as_ref()).await,
+            Self::Tuned { settings } => consumer::tuned(stage, settings.as_deref()).await,
             Self::Baseline { kind, workers } => consumer::baseline(stage, *kind, *workers).await,
             Self::Disturbed { refused } => disturbed::run(stage, *refused).await,
             Self::Peer(peer) => peers::run(stage, peer).await,

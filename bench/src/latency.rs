@@ -22,7 +22,7 @@ use tokio::sync::oneshot;
 use crate::consumer;
 use crate::stage::{Place, Shape, Stage, on_stage, succeed};
 use crate::usage::Clocks;
-use crate::{Format, parse_setting};
+use crate::{Format, parse_settings};
 
 /// Messages sent before this has passed do not count: programs, plans and caches are cold.
 const WARM_UP: Duration = Duration::from_secs(3);
@@ -41,9 +41,9 @@ pub(crate) struct LatencyOptions {
     /// Records in the topic that it drains first
     #[arg(long, default_value_t = 300_000, value_parser = clap::value_parser!(u64).range(1_000..))]
     events: u64,
-    /// Settings of PostgreSQL, as name=value
-    #[arg(long = "setting", value_name = "NAME=VALUE", value_parser = parse_setting)]
-    settings: Vec<String>,
+    /// Settings of PostgreSQL, as name=value[,name=value…]
+    #[arg(long, value_name = "NAME=VALUE,…", value_parser = parse_settings)]
+    settings: Option<String>,
     /// How results are printed
     #[arg(short, long, value_enum, default_value = "table")]
     output: Format,
@@ -108,7 +108,7 @@ pub(crate) async fn run(options: &LatencyOptions) -> anyhow::Result<()> {
 }
 
 async fn measure(stage: &Stage, options: &LatencyOptions) -> anyhow::Result<Vec<Latency>> {
-    stage.tune(&options.settings).await?;
+    stage.tune(options.settings.as_deref()).await?;
     let place = stage.place(Shape::default()).await?;
     let drained = consumer::drain(&place, stage.events, 4, 1).await?;
     place.clear().await?;

@@ -65,19 +65,19 @@ enum Command {
         /// gives up the pages of its files
         #[arg(long)]
         cold: bool,
-        /// Settings of PostgreSQL, as name=value: each also with all of them together
-        #[arg(long = "setting", value_name = "NAME=VALUE", value_parser = parse_setting)]
+        /// Settings of PostgreSQL, as name=value[,name=value…]: each once more with these
+        #[arg(long = "settings", value_name = "NAME=VALUE,…", value_parser = parse_settings)]
         settings: Vec<String>,
     },
     /// Work off a topic with one of PostgreSQL's settings after the other
     Settings {
         #[command(flatten)]
         options: Options,
-        /// Settings, as name=value; besides, none
+        /// Settings, as name=value[,name=value…]; besides, none
         #[arg(
-            long = "setting",
-            value_name = "NAME=VALUE",
-            value_parser = parse_setting,
+            long = "settings",
+            value_name = "NAME=VALUE,…",
+            value_parser = parse_settings,
             default_values = SETTINGS
         )]
         settings: Vec<String>,
@@ -138,11 +138,18 @@ const SETTINGS: [&str; 8] = [
     "synchronous_commit=off",
 ];
 
-fn parse_setting(text: &str) -> Result<String, String> {
-    let is_name = |name: &str| name.chars().all(|c| c.is_ascii_alphanumeric() || "_.".contains(c));
-    match text.split_once('=') {
-        Some((name, value)) if is_name(name) && !value.contains('\'') => Ok(text.to_owned()),
-        _ => Err("expected name=value, such as max_wal_size=8GB".to_owned()),
+/// Some settings of PostgreSQL, checked for their form.
+fn parse_settings(text: &str) -> Result<String, String> {
+    let is_name = |name: &str| {
+        !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "_.".contains(c))
+    };
+    let is_setting = |text: &str| {
+        text.split_once('=').is_some_and(|(name, value)| is_name(name) && !value.contains('\''))
+    };
+    if text.split(',').all(is_setting) {
+        Ok(text.to_owned())
+    } else {
+        Err("expected name=value[,name=value…], such as max_wal_size=8GB".to_owned())
     }
 }
 
@@ -168,12 +175,10 @@ async fn run(command: &Command) -> anyhow::Result<()> {
         Command::Drain(options) => (options, drain()),
         Command::Disturbed(options) => (options, disturbed()),
         Command::Growth { options, claims, id_version: ids, cold, settings } => {
-            let as_it_comes: &[String] = &[];
-            let settings = [Some(as_it_comes), (!settings.is_empty()).then_some(settings)];
             let mut contenders = Vec::new();
-            for settings in settings.into_iter().flatten() {
+            for settings in as_it_comes_and(settings) {
                 let grown = |claims, cold| {
-                    Contender::Grown(Grown { claims, ids: *ids, cold, settings: settings.to_vec() })
+                    Contender::Grown(Grown { claims, ids: *ids, cold, settings: settings.clone() })
                 };
                 contenders.push(grown(0, false));
                 for claims in claims {
@@ -184,8 +189,8 @@ async fn run(command: &Command) -> anyhow::Result<()> {
             (options, contenders)
         }
         Command::Settings { options, settings } => {
-            let settings = std::iter::once(None).chain(settings.iter().cloned().map(Some));
-            (options, settings.map(|setting| Contender::Tuned { setting }).collect())
+            let tuned = |settings| Contender::Tuned { settings };
+            (options, as_it_comes_and(settings).map(tuned).collect())
         }
         Command::Peers { options, peers } => {
             let folder = peers
@@ -224,14 +229,21 @@ async fn run(command: &Command) -> anyhow::Result<()> {
         _ => &[],
     };
     let take_turns = async |stage: &Stage| {
-        // One that is refused is told now, and not after half an hour.
-        stage.set(settings).await?;
-        stage.set(&[]).await?;
+        // What is refused is told now, and not after half an hour.
+        for settings in settings {
+            stage.set(Some(settings)).await?;
+        }
+        stage.set(None).await?;
         series::take_turns(stage, &contenders, options.runs).await
     };
     let runs = on_stage(options.events, take_turns).await?;
     let report = Report::of(&contenders, &runs, options.events);
     report.print(matches!(options.output, Format::Json))
+}
+
+/// PostgreSQL as it comes, and with each of these.
+fn as_it_comes_and(settings: &[String]) -> impl Iterator<Item = Option<String>> {
+    std::iter::once(None).chain(settings.iter().cloned().map(Some))
 }
 
 /// Each as its own command would run it.

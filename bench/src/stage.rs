@@ -181,6 +181,8 @@ impl Stage {
         let mut grown = self.grown.lock().await;
         let template = format!("grown_{claims}");
         if !grown.contains(&claims) {
+            // What is written is the same, in a fraction of the time.
+            self.tune(Some("shared_buffers=4GB,max_wal_size=8GB,synchronous_commit=off")).await?;
             let mut place = self.place_for(topic.clone()).await?;
             place.fill(i64::try_from(claims)?, 0, [25, 0], ids).await?;
             self.admin(&format!("ALTER DATABASE {} RENAME TO {template}", place.database)).await?;
@@ -191,11 +193,8 @@ impl Stage {
         self.place_like(topic, Some(&template)).await
     }
 
-    /// Starts PostgreSQL anew with these settings (`name=value`), and no others of ours.
-    pub(crate) async fn tune(
-        &self,
-        settings: impl IntoIterator<Item = &String>,
-    ) -> anyhow::Result<()> {
+    /// Starts PostgreSQL anew with these settings (`name=value,…`), and no others of ours.
+    pub(crate) async fn tune(&self, settings: Option<&str>) -> anyhow::Result<()> {
         self.set(settings).await?;
         tokio::task::block_in_place(|| {
             self.stack.postgres().terminate()?;
@@ -205,16 +204,13 @@ impl Stage {
     }
 
     /// From the next start of PostgreSQL on. One that it does not know is an error.
-    pub(crate) async fn set(
-        &self,
-        settings: impl IntoIterator<Item = &String>,
-    ) -> anyhow::Result<()> {
+    pub(crate) async fn set(&self, settings: Option<&str>) -> anyhow::Result<()> {
         self.admin("ALTER SYSTEM RESET ALL").await?;
-        for setting in settings {
-            let (name, value) = setting.split_once('=').with_context(|| setting.clone())?;
+        for setting in settings.into_iter().flat_map(|settings| settings.split(',')) {
+            let (name, value) = setting.split_once('=').with_context(|| setting.to_owned())?;
             self.admin(&format!("ALTER SYSTEM SET {name} = '{value}'"))
                 .await
-                .with_context(|| setting.clone())?;
+                .with_context(|| setting.to_owned())?;
         }
         Ok(())
     }
