@@ -7,8 +7,10 @@ use idempotent_consumer::HandlerError;
 use idempotent_consumer::copy::{BinaryRow, insert_new};
 use idempotent_consumer::failure::FailureClass;
 use order_events::Status;
+use sqlx::postgres::PgArguments;
+use sqlx::query::Query;
 use sqlx::types::Json;
-use sqlx::{PgConnection, Row};
+use sqlx::{PgConnection, Postgres, Row};
 use uuid::Uuid;
 
 use super::{Change, Items, Order, Totals};
@@ -84,25 +86,19 @@ pub(super) async fn insert_orders(
     if orders.is_empty() {
         return Ok(());
     }
-    let inserted = sqlx::query(
+    let inserted = with_columns(
         r"
         INSERT INTO orders
-               (order_id, customer_id, status, currency, total_cents, items, placed_at,
-                last_message_id)
+               (order_id, status, currency, total_cents, items, placed_at, last_message_id,
+                customer_id)
         SELECT *
-          FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::jsonb[],
-                      $7::timestamptz[], $8::uuid[])
+          FROM unnest($1::uuid[], $2::text[], $3::text[], $4::bigint[], $5::jsonb[],
+                      $6::timestamptz[], $7::uuid[], $8::text[])
             ON CONFLICT (order_id) DO NOTHING
         ",
+        orders,
     )
-    .bind(orders.iter().map(|(id, _)| *id).collect::<Vec<_>>())
     .bind(orders.iter().map(|(_, o)| &*o.customer_id).collect::<Vec<_>>())
-    .bind(orders.iter().map(|(_, o)| o.status.as_str()).collect::<Vec<_>>())
-    .bind(orders.iter().map(|(_, o)| &*o.currency).collect::<Vec<_>>())
-    .bind(orders.iter().map(|(_, o)| o.total_cents).collect::<Vec<_>>())
-    .bind(orders.iter().map(|(_, o)| Json(&o.items)).collect::<Vec<_>>())
-    .bind(orders.iter().map(|(_, o)| o.placed_at).collect::<Vec<_>>())
-    .bind(orders.iter().map(|(_, o)| o.last_message_id).collect::<Vec<_>>())
     .execute(connection)
     .await?
     .rows_affected();
@@ -124,7 +120,7 @@ pub(super) async fn update_orders(
     if orders.is_empty() {
         return Ok(());
     }
-    sqlx::query(
+    with_columns(
         r"
         UPDATE orders
            SET status = changed.status,
@@ -140,17 +136,26 @@ pub(super) async fn update_orders(
                            last_message_id)
          WHERE orders.order_id = changed.order_id
         ",
+        orders,
     )
-    .bind(orders.iter().map(|(id, _)| *id).collect::<Vec<_>>())
-    .bind(orders.iter().map(|(_, o)| o.status.as_str()).collect::<Vec<_>>())
-    .bind(orders.iter().map(|(_, o)| &*o.currency).collect::<Vec<_>>())
-    .bind(orders.iter().map(|(_, o)| o.total_cents).collect::<Vec<_>>())
-    .bind(orders.iter().map(|(_, o)| Json(&o.items)).collect::<Vec<_>>())
-    .bind(orders.iter().map(|(_, o)| o.placed_at).collect::<Vec<_>>())
-    .bind(orders.iter().map(|(_, o)| o.last_message_id).collect::<Vec<_>>())
     .execute(connection)
     .await?;
     Ok(())
+}
+
+/// A statement whose first seven parameters are columns of these orders: the id, and what may change.
+fn with_columns<'q>(
+    statement: &'static str,
+    orders: &'q [(Uuid, &Order<'_>)],
+) -> Query<'q, Postgres, PgArguments> {
+    sqlx::query(statement)
+        .bind(orders.iter().map(|(id, _)| *id).collect::<Vec<_>>())
+        .bind(orders.iter().map(|(_, o)| o.status.as_str()).collect::<Vec<_>>())
+        .bind(orders.iter().map(|(_, o)| &*o.currency).collect::<Vec<_>>())
+        .bind(orders.iter().map(|(_, o)| o.total_cents).collect::<Vec<_>>())
+        .bind(orders.iter().map(|(_, o)| Json(&o.items)).collect::<Vec<_>>())
+        .bind(orders.iter().map(|(_, o)| o.placed_at).collect::<Vec<_>>())
+        .bind(orders.iter().map(|(_, o)| o.last_message_id).collect::<Vec<_>>())
 }
 
 /// Adds to the totals, also nothing: an order placed and cancelled leaves the same row of zeros
