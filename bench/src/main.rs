@@ -66,16 +66,16 @@ enum Command {
         #[arg(long)]
         cold: bool,
         /// Settings of PostgreSQL, as name=value[,name=value…]: each once more with these
-        #[arg(long = "settings", value_name = "NAME=VALUE,…", value_parser = parse_settings)]
+        #[arg(long, value_name = "NAME=VALUE,…", value_parser = parse_settings)]
         settings: Vec<String>,
     },
-    /// Work off a topic with one of PostgreSQL's settings after the other
+    /// Work off a topic with PostgreSQL's settings, one after the other
     Settings {
         #[command(flatten)]
         options: Options,
         /// Settings, as name=value[,name=value…]; besides, none
         #[arg(
-            long = "settings",
+            long,
             value_name = "NAME=VALUE,…",
             value_parser = parse_settings,
             default_values = SETTINGS
@@ -233,7 +233,6 @@ async fn run(command: &Command) -> anyhow::Result<()> {
         for settings in settings {
             stage.set(Some(settings)).await?;
         }
-        stage.set(None).await?;
         series::take_turns(stage, &contenders, options.runs).await
     };
     let runs = on_stage(options.events, take_turns).await?;
