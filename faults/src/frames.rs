@@ -19,6 +19,7 @@ pub(crate) struct Frames {
 
 const SSL_REQUEST: [u8; 4] = 80_877_103_u32.to_be_bytes();
 const KAFKA_PRODUCE: [u8; 2] = [0, 0];
+const KAFKA_METADATA: [u8; 2] = [0, 3];
 
 impl Frames {
     pub(crate) fn new(protocol: Protocol, from_client: bool) -> Self {
@@ -64,6 +65,13 @@ impl Frames {
         }
     }
 
+    /// What the answer is known by, if a client's message asks who the brokers are.
+    pub(crate) fn question_for_brokers(&self, message: &[u8]) -> Option<u32> {
+        let is_metadata =
+            self.protocol == Protocol::Kafka && message.get(4..6) == Some(&KAFKA_METADATA);
+        is_metadata.then(|| number(message, 8)).flatten()
+    }
+
     /// Whether a server's message is the answer to that request.
     pub(crate) fn answers(&self, message: &[u8], request: u32) -> bool {
         match self.protocol {
@@ -74,8 +82,44 @@ impl Frames {
     }
 }
 
-fn number(message: &[u8], at: usize) -> Option<u32> {
+/// What the request or the answer is known by: of an answer, at 4.
+pub(crate) fn number(message: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_be_bytes(message.get(at..at + 4)?.try_into().ok()?))
+}
+
+/// Kafka's answer to who the brokers are, with the topics only: as a broker gives it that has just
+/// started and has not heard of itself yet. `None` if it is older than version 9 of that answer.
+pub(crate) fn without_brokers(answer: &[u8]) -> Option<Vec<u8>> {
+    // Length, number, no tags, how long it was throttled.
+    let brokers_at = 4 + 4 + 1 + 4;
+    let mut at = brokers_at;
+    for _ in 1..varint(answer, &mut at)? {
+        at += 4;
+        skip_text(answer, &mut at)?;
+        at += 4;
+        skip_text(answer, &mut at)?;
+        (varint(answer, &mut at)? == 0).then_some(())?;
+    }
+    let body = [answer.get(4..brokers_at)?, &[1], answer.get(at..)?].concat();
+    Some([&u32::try_from(body.len()).ok()?.to_be_bytes()[..], &body].concat())
+}
+
+fn skip_text(message: &[u8], at: &mut usize) -> Option<()> {
+    *at += varint(message, at)?.saturating_sub(1);
+    Some(())
+}
+
+fn varint(message: &[u8], at: &mut usize) -> Option<usize> {
+    let mut value = 0;
+    for shift in (0..28).step_by(7) {
+        let byte = *message.get(*at)?;
+        *at += 1;
+        value |= usize::from(byte & 0x7f) << shift;
+        if byte < 0x80 {
+            return Some(value);
+        }
+    }
+    None
 }
 
 #[cfg(test)]
@@ -119,5 +163,26 @@ mod tests {
         let answer = [&4_u32.to_be_bytes()[..], &7_u32.to_be_bytes()].concat();
         assert!(frames.answers(&answer, 7));
         assert!(!frames.answers(&answer, 8));
+    }
+
+    #[test]
+    fn an_answer_loses_its_brokers_and_nothing_else() {
+        let head = [&7_u32.to_be_bytes()[..], &[0], &0_u32.to_be_bytes()].concat();
+        let host = [b'h'; 200];
+        // The length behind 128 takes two bytes; a rack that is null, and one that is not.
+        let one = [&1_u32.to_be_bytes()[..], &[0xc9, 1], &host, &[0, 0, 35, 132], &[0, 0]].concat();
+        let two = [&2_u32.to_be_bytes()[..], &[2, b'h'], &[0, 0, 35, 133], &[2, b'r', 0]].concat();
+        let framed = |brokers: &[u8]| {
+            let body = [&head, brokers, b"topics"].concat();
+            [&u32::try_from(body.len()).unwrap().to_be_bytes()[..], &body].concat()
+        };
+        let answer = framed(&[&[3][..], &one, &two].concat());
+        assert_eq!(without_brokers(&answer), Some(framed(&[1])));
+        assert_eq!(without_brokers(&answer[..60]), None);
+
+        let question = [&6_u32.to_be_bytes()[..], &[0, 3, 0, 13], &7_u32.to_be_bytes()].concat();
+        let frames = Frames::new(Protocol::Kafka, true);
+        assert_eq!(frames.question_for_brokers(&question), Some(7));
+        assert_eq!(frames.decisive_request(&question), None);
     }
 }

@@ -1,8 +1,10 @@
 //! A TCP proxy between a pair, on loopback: it delays, throttles, falls silent, shuts one
-//! direction, cuts, and cuts exactly at a COMMIT of PostgreSQL or a Produce of Kafka.
+//! direction, cuts, cuts exactly at a COMMIT of PostgreSQL or a Produce of Kafka, and hides Kafka's
+//! brokers.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -10,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-use crate::frames::{Frames, Protocol};
+use crate::frames::{self, Frames, Protocol};
 
 /// What a link suffers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +60,9 @@ struct State {
     cut: watch::Sender<u64>,
     /// What to do at the next COMMITs or Produces.
     cuts: Mutex<VecDeque<Option<Cut>>>,
+    hides_brokers: AtomicBool,
+    /// Answers that named no broker.
+    hidden: AtomicU64,
 }
 
 impl Proxy {
@@ -87,6 +92,17 @@ impl Proxy {
         self.cut_at((0..times).map(|_| Some(cut)));
     }
 
+    /// Whether Kafka's answers to who the brokers are name none, as those of a broker that has just
+    /// started, for a moment.
+    pub fn hide_brokers(&self, hides: bool) {
+        self.state.hides_brokers.store(hides, Ordering::Relaxed);
+    }
+
+    /// How many answers have named none.
+    pub fn hidden(&self) -> u64 {
+        self.state.hidden.load(Ordering::Relaxed)
+    }
+
     /// For each COMMIT or Produce to come, whether to cut there.
     pub fn cut_at(&self, plan: impl IntoIterator<Item = Option<Cut>>) {
         let mut cuts = self.state.cuts.lock().unwrap_or_else(PoisonError::into_inner);
@@ -102,6 +118,7 @@ impl Proxy {
     /// As if nothing had been.
     pub fn heal(&self) {
         self.call_cuts_off();
+        self.hide_brokers(false);
         self.harm(Harm::None);
     }
 }
@@ -129,6 +146,8 @@ impl Listening {
             harm: watch::Sender::new(Harm::None),
             cut: watch::Sender::new(0),
             cuts: Mutex::default(),
+            hides_brokers: AtomicBool::new(false),
+            hidden: AtomicU64::new(0),
         });
         let Self { port, listener } = self;
         let serving = Arc::clone(&state);
@@ -156,10 +175,9 @@ async fn pass(state: &State, mut client: TcpStream) -> io::Result<()> {
     server.set_nodelay(true)?;
     let (mut from_client, mut to_client) = client.split();
     let (mut from_server, mut to_server) = server.split();
-    // Requests whose answers are to be lost.
-    let lost = Mutex::new(None);
-    let up = Direction { state, to_server: true, lost: &lost };
-    let down = Direction { state, to_server: false, lost: &lost };
+    let asked = Mutex::default();
+    let up = Direction { state, to_server: true, asked: &asked };
+    let down = Direction { state, to_server: false, asked: &asked };
     tokio::select! {
         ended = up.run(&mut from_client, &mut to_server) => ended,
         ended = down.run(&mut from_server, &mut to_client) => ended,
@@ -169,8 +187,16 @@ async fn pass(state: &State, mut client: TcpStream) -> io::Result<()> {
 struct Direction<'a> {
     state: &'a State,
     to_server: bool,
-    /// Of the request whose answer is lost: what the answer is known by.
-    lost: &'a Mutex<Option<u32>>,
+    asked: &'a Mutex<Asked>,
+}
+
+/// Requests by what their answers are known by.
+#[derive(Default)]
+struct Asked {
+    /// Its answer is lost.
+    lost: Option<u32>,
+    /// Who the brokers are.
+    brokers: HashSet<u32>,
 }
 
 impl Direction<'_> {
@@ -221,6 +247,7 @@ impl Direction<'_> {
                 if self.is_to_be_cut(&frames, &frame) {
                     return Ok(());
                 }
+                let frame = self.hiding(&frames, frame)?;
                 to.write_all(&frame).await?;
             }
         }
@@ -228,19 +255,37 @@ impl Direction<'_> {
 
     /// Whether the connection ends before this frame is passed on.
     fn is_to_be_cut(&self, frames: &Frames, frame: &[u8]) -> bool {
-        let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
         if !self.to_server {
-            return lost.is_some_and(|request| frames.answers(frame, request));
+            return asked.lost.is_some_and(|request| frames.answers(frame, request));
         }
         let Some(request) = frames.decisive_request(frame) else { return false };
         let mut cuts = self.state.cuts.lock().unwrap_or_else(PoisonError::into_inner);
         match cuts.pop_front().flatten() {
             Some(Cut::BeforeTheServer) => true,
             Some(Cut::BeforeTheClient) => {
-                *lost = Some(request);
+                asked.lost = Some(request);
                 false
             }
             None => false,
         }
+    }
+
+    /// The frame, without brokers if they are to be hidden.
+    fn hiding(&self, frames: &Frames, frame: Vec<u8>) -> io::Result<Vec<u8>> {
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.to_server {
+            asked.brokers.extend(frames.question_for_brokers(&frame));
+            return Ok(frame);
+        }
+        let is_told =
+            frames::number(&frame, 4).is_some_and(|request| asked.brokers.remove(&request));
+        if !is_told || !self.state.hides_brokers.load(Ordering::Relaxed) {
+            return Ok(frame);
+        }
+        let hiding = frames::without_brokers(&frame)
+            .ok_or_else(|| io::Error::other("an answer that cannot be taken apart"))?;
+        self.state.hidden.fetch_add(1, Ordering::Relaxed);
+        Ok(hiding)
     }
 }

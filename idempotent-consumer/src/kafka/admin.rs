@@ -13,6 +13,7 @@ use rdkafka::producer::{BaseProducer, DeliveryResult, Producer, ProducerContext}
 use rdkafka::types::RDKafkaErrorCode;
 
 use super::raw;
+use super::rebootstrap::Rebootstrap;
 use super::settings::KafkaSettings;
 use crate::window::Retention;
 
@@ -150,6 +151,7 @@ pub struct Topics {
     settings: KafkaSettings,
     // A producer handle has no group and costs no connection until it is asked something.
     client: BaseProducer<Complaints>,
+    rebootstrap: Rebootstrap,
     timeout: Duration,
 }
 
@@ -166,7 +168,8 @@ impl Topics {
         };
         let config = settings.producer_config();
         let client = config.create_with_context(Complaints::default()).map_err(unusable)?;
-        Ok(Self { settings: settings.clone(), client, timeout })
+        let rebootstrap = Rebootstrap::new(settings);
+        Ok(Self { settings: settings.clone(), client, rebootstrap, timeout })
     }
 
     /// How many partitions the topic has; `None` if it does not exist.
@@ -364,6 +367,7 @@ impl Topics {
             let servers = self.settings.bootstrap_servers().to_owned();
             return AdminError::TurnedAway { servers, reason };
         }
+        self.rebootstrap.had_no_answer(self.client.client().native_ptr());
         AdminError::Unreachable {
             servers: self.settings.bootstrap_servers().to_owned(),
             seconds: self.timeout.as_secs(),

@@ -4,18 +4,21 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use rdkafka::Statistics;
 use rdkafka::client::ClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, RebalanceProtocol};
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList, TopicPartitionListElem};
 use rdkafka::types::{RDKafkaErrorCode, RDKafkaRespErr};
 use rdkafka::util::Timeout;
+use rdkafka::{ClientConfig, Statistics};
+
+use super::rebootstrap::{Rebootstrap, WATCH_INTERVAL_MS};
+use super::settings::KafkaSettings;
 
 /// What the callbacks leave for the owner, who looks after each `poll`.
-#[derive(Default)]
 pub(super) struct Callbacks {
     notes: Mutex<VecDeque<Note>>,
+    rebootstrap: Rebootstrap,
 }
 
 /// What happened inside `poll`.
@@ -27,6 +30,19 @@ pub(super) enum Note {
 }
 
 impl Callbacks {
+    /// A consumer with these, whose statistics are looked at.
+    pub(super) fn consumer(
+        config: &mut ClientConfig,
+        settings: &KafkaSettings,
+    ) -> KafkaResult<BaseConsumer<Self>> {
+        let callbacks = Self { notes: Mutex::default(), rebootstrap: Rebootstrap::new(settings) };
+        let consumer: BaseConsumer<Self> = config
+            .set("statistics.interval.ms", WATCH_INTERVAL_MS)
+            .create_with_context(callbacks)?;
+        consumer.context().rebootstrap.watch(consumer.client().native_ptr());
+        Ok(consumer)
+    }
+
     fn leave(&self, note: Note) {
         self.notes.lock().unwrap_or_else(PoisonError::into_inner).push_back(note);
     }
@@ -38,6 +54,7 @@ impl Callbacks {
 
 impl ClientContext for Callbacks {
     fn stats(&self, statistics: Statistics) {
+        self.rebootstrap.heed(&statistics);
         self.leave(Note::Statistics(Box::new(statistics)));
     }
 

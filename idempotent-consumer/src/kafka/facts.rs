@@ -6,6 +6,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::admin::{AdminError, Complaints, Topics};
+use super::rebootstrap::Rebootstrap;
 use super::settings::KafkaSettings;
 
 /// Where a partition's log begins and ends, and what the group has committed.
@@ -22,6 +23,7 @@ pub(crate) struct Facts {
     pub(crate) topics: Topics,
     /// Has the group's id, so that it may ask for its offsets, and never joins.
     group: BaseConsumer<Complaints>,
+    rebootstrap: Rebootstrap,
     timeout: Duration,
 }
 
@@ -42,7 +44,8 @@ impl Facts {
             .set("enable.auto.commit", "false")
             .create_with_context(Complaints::default())
             .map_err(unusable)?;
-        Ok(Self { topics: Topics::new(settings, timeout)?, group, timeout })
+        let rebootstrap = Rebootstrap::new(settings);
+        Ok(Self { topics: Topics::new(settings, timeout)?, group, rebootstrap, timeout })
     }
 
     /// Everything about one partition; `Ok(None)` if the topic does not exist.
@@ -61,10 +64,10 @@ impl Facts {
     pub(crate) fn committed(&self, topic: &str, partition: i32) -> Result<Option<i64>, AdminError> {
         let mut list = TopicPartitionList::new();
         list.add_partition(topic, partition);
-        let answer = self
-            .group
-            .committed_offsets(list, self.timeout)
-            .map_err(|error| self.topics.unreachable(&error))?;
+        let answer = self.group.committed_offsets(list, self.timeout).map_err(|error| {
+            self.rebootstrap.had_no_answer(self.group.client().native_ptr());
+            self.topics.unreachable(&error)
+        })?;
         Ok(answer.elements().first().and_then(|element| match element.offset() {
             Offset::Offset(offset) => Some(offset),
             _ => None,

@@ -12,5 +12,6 @@ mod pipe_input;
 pub(crate) mod publisher;
 pub(crate) mod queue;
 pub(crate) mod raw;
+mod rebootstrap;
 pub(crate) mod settings;
 pub(crate) mod transaction;

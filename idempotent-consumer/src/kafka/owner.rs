@@ -94,8 +94,7 @@ pub(crate) fn start(
         .set("isolation.level", "read_committed")
         .set("partition.assignment.strategy", "cooperative-sticky")
         .set("group.protocol", "classic")
-        .set("enable.partition.eof", "true")
-        .set("statistics.interval.ms", "1000");
+        .set("enable.partition.eof", "true");
     for (name, value) in [
         ("auto.commit.interval.ms", "1000"),
         ("fetch.queue.backoff.ms", "10"),
@@ -108,7 +107,7 @@ pub(crate) fn start(
     ] {
         set_default(&mut config, name, value);
     }
-    let consumer: BaseConsumer<Callbacks> = config.create_with_context(Callbacks::default())?;
+    let consumer = Callbacks::consumer(&mut config, &settings.kafka)?;
     consumer.subscribe(&[&settings.topic])?;
     let consumer = Arc::new(consumer);
     let owner = Owner {

@@ -240,7 +240,7 @@ impl<S: Stage> Worker<S> {
             return Err(abort(transaction, of_delivery(&records[0], error)));
         }
         failpoint("pipe.after_produce");
-        if let Err(error) = flushed.and_then(|()| transaction.send_offsets(&offsets, group)) {
+        if let Err(error) = flushed.and_then(|()| transaction.send_offsets(offsets, group)) {
             return Err(abort(transaction, of_transaction(error)));
         }
         failpoint("pipe.after_offsets");

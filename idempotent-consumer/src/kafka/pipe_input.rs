@@ -66,13 +66,13 @@ enum State {
     /// Nothing of these partitions flows before the committed offsets are known.
     Waiting {
         partitions: Vec<i32>,
-        group: ConsumerGroupMetadata,
+        group: Arc<ConsumerGroupMetadata>,
         next_try: Instant,
         /// When to say that it takes long.
         complain_at: Instant,
     },
     /// They are read, each from its `next` offset on.
-    Reading { next: Offsets, group: ConsumerGroupMetadata, topic_id: String },
+    Reading { next: Offsets, group: Arc<ConsumerGroupMetadata>, topic_id: String },
 }
 
 impl Input {
@@ -98,8 +98,7 @@ impl Input {
             set_default(&mut client, name, value);
         }
         let refuses = |error: KafkaError| PipeError::Client(error.to_string());
-        let consumer: BaseConsumer<Callbacks> =
-            client.create_with_context(Callbacks::default()).map_err(refuses)?;
+        let consumer = Callbacks::consumer(&mut client, &config.kafka).map_err(refuses)?;
         consumer.subscribe(&[&config.from]).map_err(refuses)?;
         Ok(Self {
             consumer,
@@ -164,7 +163,7 @@ impl Input {
     }
 
     /// The member and generation that what was read belongs to, and the topic's id.
-    pub(super) fn generation(&self) -> Option<(&ConsumerGroupMetadata, &str)> {
+    pub(super) fn generation(&self) -> Option<(&Arc<ConsumerGroupMetadata>, &str)> {
         match &self.state {
             State::Reading { group, topic_id, .. } => Some((group, topic_id)),
             State::Outside | State::Waiting { .. } => None,
@@ -233,7 +232,7 @@ impl Input {
                 // offset without a generation would be taken from anybody.
                 let holds = raw::is_in_group(self.consumer.client().native_ptr());
                 self.state = match group.filter(|_| holds) {
-                    Some(group) => waiting(partitions, group),
+                    Some(group) => waiting(partitions, Arc::new(group)),
                     None => State::Outside,
                 };
             }
@@ -367,7 +366,7 @@ impl Input {
     }
 }
 
-fn waiting(partitions: Vec<i32>, group: ConsumerGroupMetadata) -> State {
+fn waiting(partitions: Vec<i32>, group: Arc<ConsumerGroupMetadata>) -> State {
     let now = Instant::now();
     State::Waiting { partitions, group, next_try: now, complain_at: now + COMPLAIN_AFTER }
 }

@@ -1,5 +1,6 @@
 //! Publishing with a known end: each record is acknowledged, refused, or unconfirmed.
 
+use std::ops::Deref;
 use std::time::{Duration, Instant};
 
 use rdkafka::error::KafkaError;
@@ -8,9 +9,10 @@ use rdkafka::producer::{
     BaseRecord, Producer as _, ProducerContext, PurgeConfig, ThreadedProducer,
 };
 use rdkafka::types::RDKafkaErrorCode;
-use rdkafka::{ClientConfig, ClientContext};
+use rdkafka::{ClientConfig, ClientContext, Statistics};
 
 use super::raw;
+use super::rebootstrap::{Rebootstrap, WATCH_INTERVAL_MS};
 use super::settings::{KafkaSettings, SettingsError, set_default};
 use crate::message::Headers;
 
@@ -102,7 +104,7 @@ impl Drop for Publisher {
     /// returns: the next publisher may begin with the same records.
     fn drop(&mut self) {
         if let Some(producer) = self.producer.take() {
-            end(producer);
+            end(Box::new(producer));
         }
     }
 }
@@ -110,9 +112,14 @@ impl Drop for Publisher {
 /// Passes the end of each record on.
 pub(super) struct Reports {
     on_delivery: Box<dyn Fn(Delivery) + Send + Sync>,
+    rebootstrap: Rebootstrap,
 }
 
 impl ClientContext for Reports {
+    fn stats(&self, statistics: Statistics) {
+        self.rebootstrap.heed(&statistics);
+    }
+
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::warn!(%error, reason, "kafka producer");
     }
@@ -143,7 +150,7 @@ impl Publisher {
         on_delivery: impl Fn(Delivery) + Send + Sync + 'static,
     ) -> Result<Self, SettingsError> {
         let config = configure(settings, options);
-        let producer = create(&config, on_delivery)?;
+        let producer = create(&config, settings, on_delivery)?;
         Ok(Self { producer: Some(producer) })
     }
 
@@ -201,6 +208,7 @@ pub(super) fn configure(settings: &KafkaSettings, options: &PublisherOptions) ->
         .set("acks", "all")
         // The Java client's choice. librdkafka's own default sends the same key elsewhere.
         .set("partitioner", "murmur2_random")
+        .set("statistics.interval.ms", WATCH_INTERVAL_MS)
         .set("message.timeout.ms", timeout_ms.to_string());
     for (name, value) in [
         // The broker's limit decides what is too large, not the client's guess of it.
@@ -225,13 +233,18 @@ pub(super) fn configure(settings: &KafkaSettings, options: &PublisherOptions) ->
 /// A client with a thread of its own, on which `on_delivery` runs.
 pub(super) fn create(
     config: &ClientConfig,
+    settings: &KafkaSettings,
     on_delivery: impl Fn(Delivery) + Send + Sync + 'static,
 ) -> Result<ThreadedProducer<Reports>, SettingsError> {
-    let reports = Reports { on_delivery: Box::new(on_delivery) };
-    config.create_with_context(reports).map_err(|error| SettingsError::Refused {
-        name: "of the producer".to_owned(),
-        reason: error.to_string(),
-    })
+    let rebootstrap = Rebootstrap::new(settings);
+    let reports = Reports { on_delivery: Box::new(on_delivery), rebootstrap };
+    let producer: ThreadedProducer<Reports> =
+        config.create_with_context(reports).map_err(|error| SettingsError::Refused {
+            name: "of the producer".to_owned(),
+            reason: error.to_string(),
+        })?;
+    producer.context().rebootstrap.watch(producer.client().native_ptr());
+    Ok(producer)
 }
 
 /// Hands a record over; `Ok(false)` if the queue is full.
@@ -269,7 +282,7 @@ pub(super) fn try_send(
 }
 
 /// Gives up what is unfinished. Once this returns nothing more is sent.
-pub(super) fn end(producer: ThreadedProducer<Reports>) {
+pub(super) fn end(producer: impl Deref<Target = ThreadedProducer<Reports>> + Send + 'static) {
     producer.purge(PurgeConfig::default().queue().inflight());
     // Without a thread to be had, it is waited for after all.
     let _ = std::thread::Builder::new().spawn(move || drop(producer));

@@ -142,6 +142,15 @@ pub(crate) fn is_in_group(consumer: *mut sys::rd_kafka_t) -> bool {
     }
 }
 
+/// Names brokers to a client, besides those it knows.
+pub(crate) fn add_brokers(client: *mut sys::rd_kafka_t, servers: &CStr) {
+    // SAFETY: `client` is alive for the whole call (the caller holds it, or is one of its callbacks);
+    // librdkafka copies the text.
+    unsafe {
+        sys::rd_kafka_brokers_add(client, servers.as_ptr());
+    }
+}
+
 /// # Safety
 /// `event` is null or an event that nobody destroys during the call.
 unsafe fn read_topic_id(event: *mut sys::rd_kafka_event_t) -> Result<Option<String>, String> {

@@ -1,7 +1,8 @@
 //! Publishing in Kafka transactions: a `read_committed` reader sees all records of one, or none.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, mpsc};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rdkafka::TopicPartitionList;
@@ -85,7 +86,7 @@ pub enum TransactionError {
 /// A publisher all of whose records are in transactions. Every call may block: not for async code.
 pub struct TransactionalPublisher {
     /// `None` only while it is dropped.
-    producer: Option<ThreadedProducer<Reports>>,
+    producer: Option<Arc<ThreadedProducer<Reports>>>,
     transactional: Transactional,
     is_open: bool,
     /// Some record of the transaction has its end.
@@ -132,11 +133,12 @@ impl TransactionalPublisher {
             .set("transaction.timeout.ms", transactional.timeout.as_millis().to_string());
         let is_answered = Arc::new(AtomicBool::new(false));
         let answered = Arc::clone(&is_answered);
-        let producer = publisher::create(&config, move |delivery| {
+        let producer = publisher::create(&config, settings, move |delivery| {
             answered.store(true, Relaxed);
             on_delivery(delivery);
         })?;
-        let this = Self { producer: Some(producer), transactional, is_open: false, is_answered };
+        let producer = Some(Arc::new(producer));
+        let this = Self { producer, transactional, is_open: false, is_answered };
         this.introduce(patience)?;
         Ok(this)
     }
@@ -161,7 +163,7 @@ impl TransactionalPublisher {
                     reason: error.to_string(),
                 });
             }
-            std::thread::sleep(PAUSE);
+            thread::sleep(PAUSE);
         }
     }
 
@@ -200,7 +202,7 @@ impl TransactionalPublisher {
                 Err(error)
                     if is(&error, RDKafkaError::is_retriable) && Instant::now() < deadline =>
                 {
-                    std::thread::sleep(PAUSE);
+                    thread::sleep(PAUSE);
                 }
                 Err(error) => return Err(self.meaning(&error)),
             }
@@ -261,14 +263,29 @@ impl Transaction<'_> {
 
     /// Makes the group's offsets part of the transaction. They are refused if the member that
     /// `group` tells of is not in that generation of its group any more.
+    ///
+    /// The client may wait for ever for a coordinator that it has forgotten, whatever its timeout (see
+    /// `rebootstrap`): it is left alone with that then, and is of no use any more.
     pub(super) fn send_offsets(
         &self,
-        offsets: &TopicPartitionList,
-        group: &ConsumerGroupMetadata,
+        offsets: TopicPartitionList,
+        group: &Arc<ConsumerGroupMetadata>,
     ) -> Result<(), TransactionError> {
         let publisher = &*self.publisher;
         let timeout = publisher.transactional.timeout;
-        publisher.producer().send_offsets_to_transaction(offsets, group, timeout).map_err(|error| {
+        let (producer, group) = (publisher.producer.clone(), Arc::clone(group));
+        let (answer, answered) = mpsc::channel();
+        let asking = move || {
+            let producer = producer.expect("it is there until this is dropped");
+            // Nobody listens if it came too late.
+            let _ = answer.send(producer.send_offsets_to_transaction(&offsets, &group, timeout));
+        };
+        let failed = |reason: String| TransactionError::Failed(reason);
+        thread::Builder::new().spawn(asking).map_err(|error| failed(error.to_string()))?;
+        let sent = answered.recv_timeout(timeout + SETTLE).map_err(|_| {
+            failed(format!("no answer about its offsets within {} s", (timeout + SETTLE).as_secs()))
+        })?;
+        sent.map_err(|error| {
             match publisher.meaning(&error) {
                 // It was not in time. What became of it is of no interest after an abort.
                 TransactionError::Failed(reason) if is(&error, RDKafkaError::is_retriable) => {
@@ -322,7 +339,7 @@ impl Transaction<'_> {
                 let Some(grace) = grace.take() else { break error };
                 deadline = Instant::now() + grace;
             }
-            std::thread::sleep(PAUSE);
+            thread::sleep(PAUSE);
         };
         match self.publisher.meaning(&error) {
             error @ (TransactionError::Abortable(_) | TransactionError::Fenced { .. }) => {

@@ -16,6 +16,7 @@ mod poison;
 mod pooler;
 mod purge;
 mod rebalance;
+mod rebootstrap;
 mod redrive;
 mod retries;
 mod roles;

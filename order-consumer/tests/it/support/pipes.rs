@@ -67,6 +67,11 @@ impl Piped {
         self.start(&[&["--exit-when-idle", "1s"], arguments].concat(), &[]).wait().summary()
     }
 
+    /// How many different ones were sent.
+    pub(crate) fn sent(&self) -> usize {
+        self.sent.len()
+    }
+
     /// How often each order and each dead letter is there for such a reader.
     pub(crate) fn downstream(&self, is_committed: bool) -> BTreeMap<String, usize> {
         let mut seen = BTreeMap::new();

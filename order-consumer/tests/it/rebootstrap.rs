@@ -1,0 +1,96 @@
+//! A broker that has just started answers that there is no broker, and clients forget all they knew.
+
+use std::sync::{LazyLock, Mutex, PoisonError};
+use std::time::Duration;
+
+use faults::frames::Protocol;
+use local_stack::{Options, Stack};
+
+use crate::support::consumer::Consumer;
+use crate::support::pipes::Piped;
+use crate::support::poll::{eventually, wait};
+use crate::support::proxy::Proxy;
+use crate::support::stacks::QUICK;
+use crate::support::world::{World, orders};
+
+/// One broker, with a proxy that all of its clients' connections go through.
+struct Hidden {
+    proxy: Proxy,
+    stack: Stack,
+}
+
+/// One for both tests, which hide its brokers from each other's clients as well.
+fn hidden() -> &'static Hidden {
+    static HIDDEN: LazyLock<Hidden> = LazyLock::new(|| {
+        let listening = wait(Proxy::listen()).unwrap();
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let options = Options::private("hidden").kafka_listener("PROXIED", port, listening.port);
+        let stack = Stack::start(options).unwrap();
+        let proxy = wait(async { listening.pass_to(port, Protocol::Kafka) });
+        Hidden { proxy, stack }
+    });
+    &HIDDEN
+}
+
+impl Hidden {
+    fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.proxy.port())
+    }
+
+    /// Every client comes anew, and whoever asks within a few seconds is told of no broker. Not all of
+    /// them ask: one that looks for its coordinator is told of that one.
+    fn hide(&self) {
+        static ONE: Mutex<()> = Mutex::new(());
+        let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.proxy.hidden();
+        self.proxy.hide_brokers(true);
+        self.proxy.cut();
+        eventually("somebody asks who the brokers are", || self.proxy.hidden() > before);
+        std::thread::sleep(Duration::from_secs(3));
+        self.proxy.hide_brokers(false);
+    }
+}
+
+#[test]
+fn a_consumer_whose_brokers_named_none_goes_on_and_tells_of_what_it_did() {
+    let hidden = hidden();
+    let world = World::on(hidden.stack.endpoints(), "hidden", 3);
+    let told = format!("{}.told", world.topic);
+    let mut command = world.command("run", &[&QUICK[..], &["-o", "json"]].concat());
+    command.args(["--notifications-topic", &told]).env("KAFKA_BOOTSTRAP_SERVERS", hidden.address());
+    let consumer = Consumer::of(command, &world.topic);
+    let is_told = |count| {
+        eventually("it is told of all", || world.seen(&told, true).len() == count);
+    };
+    world.send(&orders(0, 50, 5));
+    world.wait_consumed();
+    is_told(50);
+    for round in 1..3 {
+        hidden.hide();
+        world.send(&orders(round * 50, 50, 5));
+        world.wait_consumed();
+        is_told(usize::try_from(round).unwrap() * 50 + 50);
+    }
+    consumer.stop().summary();
+    world.audit();
+}
+
+#[test]
+fn a_pipe_whose_brokers_named_none_goes_on() {
+    let hidden = hidden();
+    let mut piped = Piped::on(hidden.stack.endpoints(), "pipe_hidden", 2);
+    let arguments = [&QUICK[..], &["--transaction-timeout", "2s"]].concat();
+    let pipe = piped.start(&arguments, &[("KAFKA_BOOTSTRAP_SERVERS", &hidden.address())]);
+    let is_through = |piped: &Piped| {
+        eventually("all is through", || piped.downstream(true).len() == piped.sent());
+    };
+    piped.send(0, 40);
+    is_through(&piped);
+    for round in 1..3 {
+        hidden.hide();
+        piped.send(round * 40, 40);
+        is_through(&piped);
+    }
+    pipe.stop().summary();
+    piped.assert_each_once();
+}
