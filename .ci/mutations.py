@@ -259,7 +259,7 @@ MUTATIONS = [
         "pipe-offsets-left-out",
         "a pipe's transaction holds its records and not the offsets of what they were made of",
         [(ENGINE + "kafka/pipe.rs",
-          "flushed.and_then(|()| transaction.send_offsets(&offsets, group))",
+          "flushed.and_then(|()| transaction.send_offsets(offsets, group))",
           "flushed.map(|()| drop((&offsets, group)))")],
         (CONSUMER_TESTS, "killed_at_each_step_again_and_again_each_raw_order_comes_out_once"),
     ),
