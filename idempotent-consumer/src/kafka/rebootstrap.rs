@@ -8,7 +8,7 @@
 use std::ffi::CString;
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rdkafka::Statistics;
@@ -23,8 +23,10 @@ pub(super) const WATCH_INTERVAL_MS: &str = "1000";
 /// So many statistics in a row have to show it: a client may be between two attempts.
 const STATISTICS: u32 = 2;
 
-/// A client keeps each list it was ever given, and goes through all of them when no broker answers.
+/// Between two times that a client is given the servers; doubles. It keeps each list that it was ever
+/// given, and goes through all of them when no broker answers, which may be for days.
 const PAUSE: Duration = Duration::from_secs(5);
+const PAUSE_MAX: Duration = Duration::from_mins(1);
 
 /// Of one client.
 pub(super) struct Rebootstrap {
@@ -33,7 +35,12 @@ pub(super) struct Rebootstrap {
     client: AtomicPtr<rd_kafka_t>,
     /// Statistics in a row that showed nobody to ask.
     alone: AtomicU32,
-    last: Mutex<Option<Instant>>,
+    given: Mutex<Given>,
+}
+
+struct Given {
+    last: Option<Instant>,
+    pause: Duration,
 }
 
 impl Rebootstrap {
@@ -43,7 +50,7 @@ impl Rebootstrap {
             servers: CString::new(settings.bootstrap_servers()).unwrap_or_default(),
             client: AtomicPtr::new(ptr::null_mut()),
             alone: AtomicU32::new(0),
-            last: Mutex::default(),
+            given: Mutex::new(Given { last: None, pause: PAUSE }),
         }
     }
 
@@ -55,7 +62,9 @@ impl Rebootstrap {
     /// Only from the statistics callback of the watched client.
     pub(super) fn heed(&self, statistics: &Statistics) {
         if has_a_connection(statistics) {
-            self.alone.store(0, Ordering::Relaxed);
+            if self.alone.swap(0, Ordering::Relaxed) > 0 {
+                self.lock().pause = PAUSE;
+            }
             return;
         }
         let client = self.client.load(Ordering::Relaxed);
@@ -66,12 +75,20 @@ impl Rebootstrap {
 
     /// For a client without statistics, when it had no answer: whether it has brokers is not known.
     pub(super) fn had_no_answer(&self, client: *mut rd_kafka_t) {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if last.is_none_or(|last| last.elapsed() >= PAUSE) {
-            *last = Some(Instant::now());
+        let mut given = self.lock();
+        if given.last.is_none_or(|last| last.elapsed() >= given.pause) {
+            if given.last.is_some() {
+                given.pause = (given.pause * 2).min(PAUSE_MAX);
+            }
+            given.last = Some(Instant::now());
+            drop(given);
             tracing::debug!(servers = ?self.servers, "naming the bootstrap servers again");
             raw::add_brokers(client, &self.servers);
         }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Given> {
+        self.given.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
