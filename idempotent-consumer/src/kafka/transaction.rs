@@ -282,7 +282,7 @@ impl Transaction<'_> {
         };
         let failed = |reason: String| TransactionError::Failed(reason);
         thread::Builder::new().spawn(asking).map_err(|error| failed(error.to_string()))?;
-        let sent = answered.recv_timeout(timeout + SETTLE).map_err(|_| {
+        let sent = receive(&answered, timeout + SETTLE).ok_or_else(|| {
             failed(format!("no answer about its offsets within {} s", (timeout + SETTLE).as_secs()))
         })?;
         sent.map_err(|error| {
@@ -361,6 +361,19 @@ impl Transaction<'_> {
 /// The client would wait for ever, whatever its documentation says of the transaction's timeout.
 fn left_until(deadline: Instant) -> Duration {
     deadline.saturating_duration_since(Instant::now()).max(PAUSE)
+}
+
+/// Waits for so long as far as the process is awake. One that was frozen has to hear that it is fenced,
+/// or it would begin anew and fence whoever works in its place.
+fn receive<T>(answered: &mpsc::Receiver<T>, patience: Duration) -> Option<T> {
+    let mut waited = Duration::ZERO;
+    while waited < patience {
+        match answered.recv_timeout(PAUSE) {
+            Err(mpsc::RecvTimeoutError::Timeout) => waited += PAUSE,
+            ended => return ended.ok(),
+        }
+    }
+    None
 }
 
 fn is(error: &KafkaError, what: impl Fn(&RDKafkaError) -> bool) -> bool {
