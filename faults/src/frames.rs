@@ -82,8 +82,7 @@ impl Frames {
     }
 }
 
-/// What the request or the answer is known by: of an answer, at 4.
-pub(crate) fn number(message: &[u8], at: usize) -> Option<u32> {
+fn number(message: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_be_bytes(message.get(at..at + 4)?.try_into().ok()?))
 }
 

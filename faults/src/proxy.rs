@@ -278,9 +278,11 @@ impl Direction<'_> {
             asked.brokers.extend(frames.question_for_brokers(&frame));
             return Ok(frame);
         }
-        let is_told =
-            frames::number(&frame, 4).is_some_and(|request| asked.brokers.remove(&request));
-        if !is_told || !self.state.hides_brokers.load(Ordering::Relaxed) {
+        let answered =
+            asked.brokers.iter().copied().find(|request| frames.answers(&frame, *request));
+        if !answered.is_some_and(|request| asked.brokers.remove(&request))
+            || !self.state.hides_brokers.load(Ordering::Relaxed)
+        {
             return Ok(frame);
         }
         let hiding = frames::without_brokers(&frame)

@@ -181,7 +181,7 @@ impl TransactionalPublisher {
         Ok(Transaction { publisher: self })
     }
 
-    fn producer(&self) -> &ThreadedProducer<Reports> {
+    fn producer(&self) -> &Arc<ThreadedProducer<Reports>> {
         self.producer.as_ref().expect("it is there until this is dropped")
     }
 
@@ -273,17 +273,19 @@ impl Transaction<'_> {
     ) -> Result<(), TransactionError> {
         let publisher = &*self.publisher;
         let timeout = publisher.transactional.timeout;
-        let (producer, group) = (publisher.producer.clone(), Arc::clone(group));
+        let (producer, group) = (Arc::clone(publisher.producer()), Arc::clone(group));
         let (answer, answered) = mpsc::channel();
         let asking = move || {
-            let producer = producer.expect("it is there until this is dropped");
             // Nobody listens if it came too late.
             let _ = answer.send(producer.send_offsets_to_transaction(&offsets, &group, timeout));
         };
-        let failed = |reason: String| TransactionError::Failed(reason);
-        thread::Builder::new().spawn(asking).map_err(|error| failed(error.to_string()))?;
-        let sent = receive(&answered, timeout + SETTLE).ok_or_else(|| {
-            failed(format!("no answer about its offsets within {} s", (timeout + SETTLE).as_secs()))
+        thread::Builder::new()
+            .spawn(asking)
+            .map_err(|error| TransactionError::Failed(error.to_string()))?;
+        let patience = timeout + SETTLE;
+        let sent = receive(&answered, patience).ok_or_else(|| {
+            let seconds = patience.as_secs();
+            TransactionError::Failed(format!("no answer about its offsets within {seconds} s"))
         })?;
         sent.map_err(|error| {
             match publisher.meaning(&error) {

@@ -10,6 +10,7 @@ use crate::support::consumer::Consumer;
 use crate::support::pipes::Piped;
 use crate::support::poll::{eventually, wait};
 use crate::support::proxy::Proxy;
+use crate::support::secure::free_port;
 use crate::support::stacks::QUICK;
 use crate::support::world::{World, orders};
 
@@ -23,7 +24,7 @@ struct Hidden {
 fn hidden() -> &'static Hidden {
     static HIDDEN: LazyLock<Hidden> = LazyLock::new(|| {
         let listening = wait(Proxy::listen()).unwrap();
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_port();
         let options = Options::private("hidden").kafka_listener("PROXIED", port, listening.port);
         let stack = Stack::start(options).unwrap();
         let proxy = wait(async { listening.pass_to(port, Protocol::Kafka) });

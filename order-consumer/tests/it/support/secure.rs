@@ -26,7 +26,7 @@ pub(crate) fn secure() -> &'static Secure {
     &SECURE
 }
 
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
