@@ -201,8 +201,10 @@ impl Topics {
     /// No broker answers in time.
     pub fn id(&self, topic: &str) -> Result<Option<String>, AdminError> {
         let timeout_ms = i32::try_from(self.timeout.as_millis()).unwrap_or(i32::MAX);
-        raw::topic_id(self.client.client().native_ptr(), topic, timeout_ms)
-            .map_err(|reason| self.no_answer(reason))
+        let id = raw::topic_id(self.client.client().native_ptr(), topic, timeout_ms)
+            .map_err(|reason| self.no_answer(reason))?;
+        self.answered();
+        Ok(id)
     }
 
     /// First and next offset of a partition's log, as a `read_committed` reader sees its end.
@@ -356,6 +358,7 @@ impl Topics {
 
     /// What was said before counts no more.
     fn answered(&self) {
+        self.rebootstrap.had_an_answer();
         self.client.poll(Duration::ZERO);
         self.client.client().context().take();
     }

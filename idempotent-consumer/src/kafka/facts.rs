@@ -68,6 +68,7 @@ impl Facts {
             self.rebootstrap.had_no_answer(self.group.client().native_ptr());
             self.topics.unreachable(&error)
         })?;
+        self.rebootstrap.had_an_answer();
         Ok(answer.elements().first().and_then(|element| match element.offset() {
             Offset::Offset(offset) => Some(offset),
             _ => None,

@@ -126,7 +126,10 @@ impl Input {
         let mut bytes = 0;
         let mut deadline = Instant::now() + TICK;
         loop {
-            self.find_position()?;
+            if self.find_position()? {
+                // What happened while that took its time is seen in a poll that may take some as well.
+                deadline = Instant::now() + TICK;
+            }
             let record = self.poll(deadline.saturating_duration_since(Instant::now()))?;
             if mem::take(&mut self.has_moved) {
                 // Whoever has their partitions now reads them from the committed offsets.
@@ -265,13 +268,13 @@ impl Input {
         Ok(())
     }
 
-    /// Sets the position, if that is to be done and can be.
-    fn find_position(&mut self) -> Result<(), PipeError> {
+    /// Sets the position, if that is to be done and can be. Returns whether the brokers were asked.
+    fn find_position(&mut self) -> Result<bool, PipeError> {
         let State::Waiting { partitions, next_try, complain_at, .. } = &mut self.state else {
-            return Ok(());
+            return Ok(false);
         };
         if Instant::now() < *next_try {
-            return Ok(());
+            return Ok(false);
         }
         if Instant::now() >= *complain_at {
             *complain_at = Instant::now() + COMPLAIN_EVERY;
@@ -285,7 +288,7 @@ impl Input {
         }
         *next_try = Instant::now() + PAUSE;
         let partitions = partitions.clone();
-        let Some((topic_id, starts)) = self.starts(&partitions)? else { return Ok(()) };
+        let Some((topic_id, starts)) = self.starts(&partitions)? else { return Ok(true) };
         let set = |list| self.consumer.assign(&list).and_then(|()| self.consumer.resume(&list));
         let is_set = starts.is_empty() || offsets_of(&self.topic, &starts).and_then(set).is_ok();
         if is_set
@@ -294,7 +297,7 @@ impl Input {
             self.at_end.clear();
             self.state = State::Reading { next: starts, group, topic_id };
         }
-        Ok(())
+        Ok(true)
     }
 
     /// The topic's id, and where each partition begins; `None` while that is not known.

@@ -63,7 +63,7 @@ impl Rebootstrap {
     pub(super) fn heed(&self, statistics: &Statistics) {
         if has_a_connection(statistics) {
             if self.alone.swap(0, Ordering::Relaxed) > 0 {
-                self.lock().pause = PAUSE;
+                self.had_an_answer();
             }
             return;
         }
@@ -85,6 +85,11 @@ impl Rebootstrap {
             tracing::debug!(servers = ?self.servers, "naming the bootstrap servers again");
             raw::add_brokers(client, &self.servers);
         }
+    }
+
+    /// The next time is a first one again.
+    pub(super) fn had_an_answer(&self) {
+        self.lock().pause = PAUSE;
     }
 
     fn lock(&self) -> MutexGuard<'_, Given> {

@@ -1,6 +1,6 @@
 //! A broker that has just started answers that there is no broker, and clients forget all they knew.
 
-use std::sync::{LazyLock, Mutex, PoisonError};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use faults::frames::Protocol;
@@ -14,14 +14,18 @@ use crate::support::secure::free_port;
 use crate::support::stacks::QUICK;
 use crate::support::world::{World, orders};
 
+/// Every client asks who the brokers are, again and again, and not only when it misses something.
+const ASKING: [&str; 2] = ["-X", "topic.metadata.refresh.interval.ms=500"];
+
 /// One broker, with a proxy that all of its clients' connections go through.
 struct Hidden {
     proxy: Proxy,
     stack: Stack,
 }
 
-/// One for both tests, which hide its brokers from each other's clients as well.
-fn hidden() -> &'static Hidden {
+/// One for both tests, which take turns: it hides its brokers from all clients.
+fn hidden() -> (&'static Hidden, MutexGuard<'static, ()>) {
+    static TURN: Mutex<()> = Mutex::new(());
     static HIDDEN: LazyLock<Hidden> = LazyLock::new(|| {
         let listening = wait(Proxy::listen()).unwrap();
         let port = free_port();
@@ -30,7 +34,8 @@ fn hidden() -> &'static Hidden {
         let proxy = wait(async { listening.pass_to(port, Protocol::Kafka) });
         Hidden { proxy, stack }
     });
-    &HIDDEN
+    let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    (&HIDDEN, turn)
 }
 
 impl Hidden {
@@ -38,11 +43,8 @@ impl Hidden {
         format!("127.0.0.1:{}", self.proxy.port())
     }
 
-    /// Every client comes anew, and whoever asks within a few seconds is told of no broker. Not all of
-    /// them ask: one that looks for its coordinator is told of that one.
+    /// Every client comes anew, and whoever asks within a few seconds is told of no broker.
     fn hide(&self) {
-        static ONE: Mutex<()> = Mutex::new(());
-        let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.proxy.hidden();
         self.proxy.hide_brokers(true);
         self.proxy.cut();
@@ -54,10 +56,10 @@ impl Hidden {
 
 #[test]
 fn a_consumer_whose_brokers_named_none_goes_on_and_tells_of_what_it_did() {
-    let hidden = hidden();
+    let (hidden, _turn) = hidden();
     let world = World::on(hidden.stack.endpoints(), "hidden", 3);
     let told = format!("{}.told", world.topic);
-    let mut command = world.command("run", &[&QUICK[..], &["-o", "json"]].concat());
+    let mut command = world.command("run", &[&QUICK[..], &ASKING[..], &["-o", "json"]].concat());
     command.args(["--notifications-topic", &told]).env("KAFKA_BOOTSTRAP_SERVERS", hidden.address());
     let consumer = Consumer::of(command, &world.topic);
     let is_told = |count| {
@@ -78,9 +80,9 @@ fn a_consumer_whose_brokers_named_none_goes_on_and_tells_of_what_it_did() {
 
 #[test]
 fn a_pipe_whose_brokers_named_none_goes_on() {
-    let hidden = hidden();
+    let (hidden, _turn) = hidden();
     let mut piped = Piped::on(hidden.stack.endpoints(), "pipe_hidden", 2);
-    let arguments = [&QUICK[..], &["--transaction-timeout", "2s"]].concat();
+    let arguments = [&QUICK[..], &ASKING[..], &["--transaction-timeout", "2s"]].concat();
     let pipe = piped.start(&arguments, &[("KAFKA_BOOTSTRAP_SERVERS", &hidden.address())]);
     let is_through = |piped: &Piped| {
         eventually("all is through", || piped.downstream(true).len() == piped.sent());
