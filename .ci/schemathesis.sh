@@ -23,7 +23,7 @@ end() {
 }
 trap end EXIT
 
-cargo build --quiet --locked -p local-stack -p order-consumer -p order-producer
+cargo build --quiet --locked --bin local-stack --bin order-consumer --bin order-producer
 if [[ -z ${SCHEMATHESIS:-} ]]; then
   python3 -m venv "$scratch/venv"
   "$scratch/venv/bin/pip" install --quiet --disable-pip-version-check "schemathesis==$version"

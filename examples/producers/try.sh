@@ -14,7 +14,7 @@ mkdir -p "$out"
 say() { printf '\n== %s\n' "$*"; }
 
 say "building"
-cargo build --quiet -p local-stack -p order-producer -p order-consumer
+cargo build --quiet --bin local-stack --bin order-producer --bin order-consumer
 PATH=$PWD/target/debug:$PATH
 mvn -q -f $here/java/pom.xml compile dependency:copy-dependencies
 [ -d $out/venv ] || python3 -m venv $out/venv

@@ -21,18 +21,19 @@ impl Programs {
     pub async fn build() -> anyhow::Result<Self> {
         let features = ["order-producer/failpoints", "order-consumer/failpoints"];
         let [producer, consumer] = programs::PAIR;
-        let folder = programs::build(&[producer, consumer, "stepped-clock"], &features).await?;
+        programs::build_library("stepped-clock").await?;
+        let folder = programs::build(&programs::PAIR, &features).await?;
         Ok(Self { folder, files: vec![producer, consumer, STEPPED_CLOCK] })
     }
 
     /// Builds the pair and the notification service, likewise.
     pub async fn build_system() -> anyhow::Result<Self> {
         let [producer, consumer] = programs::PAIR;
-        let packages = [producer, consumer, "notification-service"];
-        let features = packages.map(|package| format!("{package}/failpoints"));
+        let files = [producer, consumer, "notification-service"];
+        let features = files.map(|package| format!("{package}/failpoints"));
         let features: Vec<&str> = features.iter().map(String::as_str).collect();
-        let folder = programs::build(&packages, &features).await?;
-        Ok(Self { folder, files: packages.to_vec() })
+        let folder = programs::build(&files, &features).await?;
+        Ok(Self { folder, files: files.to_vec() })
     }
 
     /// Copies all into a new folder.

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! cargo stack up && eval "$(cargo stack env)"
-//! cargo run -p idempotent-consumer --example card_payment
+//! cargo run --example card_payment
 //! ```
 //! Messages are `{"payment": "p-1", "card": "visa", "cents": 450}`. First the handler writes down the
 //! intent, `pending`, with the claim. Then a worker asks the provider, in no transaction, and

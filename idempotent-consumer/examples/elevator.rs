@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cargo stack up && eval "$(cargo stack env)"
-//! cargo run -p idempotent-consumer --example elevator
+//! cargo run --example elevator
 //! ```
 //! Messages are `{"press": 3}` and `{"arrive": 3}`. A lit button stays lit however often it is
 //! pressed, so a repeat changes nothing. The lit floors are a set in memory; after a crash they are

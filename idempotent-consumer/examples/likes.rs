@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cargo stack up && eval "$(cargo stack env)"
-//! cargo run -p idempotent-consumer --example likes
+//! cargo run --example likes
 //! ```
 //! Messages are `{"user": "a@x.org", "post": "tea", "like": true}`. It applies them with the engine's
 //! claim, and then shows what all deliveries would make without it: in a transaction that it

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cargo stack up && eval "$(cargo stack env)"
-//! cargo run -p idempotent-consumer --example page_views
+//! cargo run --example page_views
 //! ```
 //! Messages are JSON like `{"page": "/tea"}`, with an id of their own in the header `ce_id`.
 //! Counting is not idempotent: without the claim, each redelivery would count once more.

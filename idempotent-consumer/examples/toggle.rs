@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cargo stack up && eval "$(cargo stack env)"
-//! cargo run -p idempotent-consumer --example toggle
+//! cargo run --example toggle
 //! ```
 //! Messages are `{"lamp": "hall"}`, which flips, or `{"lamp": "hall", "on": true}`, which says what
 //! shall be. It applies them with the engine's claim, and then shows what all deliveries would make

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! cargo stack up && eval "$(cargo stack env)"
-//! while ! cargo run -p idempotent-consumer --example unruly; do echo "it has died"; done
+//! while ! cargo run --example unruly; do echo "it has died"; done
 //! ```
 //! Messages are JSON: `"work"`, `"nap"`, `"abort"`, `"hang"`, `"block"` or `"allocate"`, perhaps with
 //! `"late "` before it: not at the first attempt.

@@ -12,16 +12,19 @@ use tokio::process::{Child, Command};
 
 use crate::watchdog::Watchdog;
 
-/// The packages of the two programs that everything here is about.
+/// The two programs that everything here is about.
 pub const PAIR: [&str; 2] = ["order-producer", "order-consumer"];
 
-/// Builds packages of this workspace with cargo, in this program's own profile; with features such
+/// Builds programs of this workspace with cargo, in this program's own profile; with features such
 /// as `order-consumer/failpoints` always a debug build. Returns the folder of what was built.
+///
+/// Of the whole workspace, so that the libraries of others have the features that `cargo build` and `cargo
+/// test` give them and need not be compiled again.
 ///
 /// # Errors
 /// There is no cargo, or they do not build.
-pub async fn build(packages: &[&str], features: &[&str]) -> anyhow::Result<PathBuf> {
-    let mut wanted: Vec<&str> = packages.iter().flat_map(|package| ["-p", *package]).collect();
+pub async fn build(programs: &[&str], features: &[&str]) -> anyhow::Result<PathBuf> {
+    let mut wanted: Vec<&str> = programs.iter().flat_map(|program| ["--bin", *program]).collect();
     let is_release = features.is_empty() && !cfg!(debug_assertions);
     if is_release {
         wanted.push("--release");
@@ -34,11 +37,19 @@ pub async fn build(packages: &[&str], features: &[&str]) -> anyhow::Result<PathB
     built_in(if is_release { "release" } else { "debug" })
 }
 
+/// Builds the library of that package of this workspace for debugging. Returns its folder.
+///
+/// # Errors
+/// There is no cargo, or it does not build.
+pub async fn build_library(package: &str) -> anyhow::Result<PathBuf> {
+    cargo_build(&["-p", package]).await?;
+    built_in("debug")
+}
+
 /// Builds programs with their points to be killed at, as the examples that there are for it, which
 /// leaves the programs themselves as they are. Returns the folder of the examples.
 ///
-/// Of the whole workspace, so that the libraries of others have the features that `cargo test` has given
-/// them and need not be compiled again, and ours are compiled once for whoever asks.
+/// Of the whole workspace as [`build`], and ours are compiled once for whoever asks.
 ///
 /// # Errors
 /// There is no cargo, or they do not build.

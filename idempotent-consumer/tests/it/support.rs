@@ -14,10 +14,10 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 /// Where `cargo test` puts examples, beside the test binaries. Built here, since a run of this
-/// test binary alone does not build them.
+/// test binary alone does not build them; of the whole workspace, so that what they need is there already.
 pub(crate) fn example(name: &str) -> PathBuf {
     let built = Command::new(env!("CARGO"))
-        .args(["build", "--quiet", "--package", env!("CARGO_PKG_NAME"), "--example", name])
+        .args(["build", "--quiet", "--workspace", "--example", name])
         .status()
         .unwrap();
     assert!(built.success());
