@@ -271,14 +271,17 @@ impl Owner {
             match &mut assigned.flow {
                 Flow::Seeking { offset, refused, started } => {
                     let offset = *offset;
-                    let sought = if *refused < MAX_SEEKS {
+                    let resume = || self.consumer.resume(&list_of(topic, partition));
+                    let started_at = if *refused < MAX_SEEKS {
                         let timeout = Duration::from_secs(1);
-                        self.consumer.seek(topic, partition, Offset::Offset(offset), timeout)
+                        let to = Offset::Offset(offset);
+                        self.consumer.seek(topic, partition, to, timeout).and_then(|()| resume())
                     } else {
-                        assign_anew(&self.consumer, topic, partition, offset)
+                        // A resume behind it may get lost, see where the pipe sets its position.
+                        resume()
+                            .and_then(|()| assign_anew(&self.consumer, topic, partition, offset))
                     };
-                    let resumed = |()| self.consumer.resume(&list_of(topic, partition));
-                    match sought.and_then(resumed) {
+                    match started_at {
                         Ok(()) => {
                             if let Some(started) = started.take() {
                                 // A lane that has ended meanwhile needs no answer.

@@ -289,7 +289,10 @@ impl Input {
         *next_try = Instant::now() + PAUSE;
         let partitions = partitions.clone();
         let Some((topic_id, starts)) = self.starts(&partitions)? else { return Ok(true) };
-        let set = |list| self.consumer.assign(&list).and_then(|()| self.consumer.resume(&list));
+        // In this order: an assignment is carried out behind its call, and a resume that it overtakes is
+        // dropped for outdated, without an error. The partition would stay paused for as long as it is
+        // ours (https://github.com/confluentinc/librdkafka/issues/5591).
+        let set = |list| self.consumer.resume(&list).and_then(|()| self.consumer.assign(&list));
         let is_set = starts.is_empty() || offsets_of(&self.topic, &starts).and_then(set).is_ok();
         if is_set
             && let State::Waiting { group, .. } = mem::replace(&mut self.state, State::Outside)
