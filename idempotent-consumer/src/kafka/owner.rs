@@ -271,17 +271,16 @@ impl Owner {
             match &mut assigned.flow {
                 Flow::Seeking { offset, refused, started } => {
                     let offset = *offset;
-                    let resume = || self.consumer.resume(&list_of(topic, partition));
-                    let started_at = if *refused < MAX_SEEKS {
+                    let flows = if *refused < MAX_SEEKS {
                         let timeout = Duration::from_secs(1);
-                        let to = Offset::Offset(offset);
-                        self.consumer.seek(topic, partition, to, timeout).and_then(|()| resume())
+                        let resumed = |()| self.consumer.resume(&list_of(topic, partition));
+                        self.consumer
+                            .seek(topic, partition, Offset::Offset(offset), timeout)
+                            .and_then(resumed)
                     } else {
-                        // A resume behind it may get lost, see where the pipe sets its position.
-                        resume()
-                            .and_then(|()| assign_anew(&self.consumer, topic, partition, offset))
+                        assign_anew(&self.consumer, topic, partition, offset)
                     };
-                    match started_at {
+                    match flows {
                         Ok(()) => {
                             if let Some(started) = started.take() {
                                 // A lane that has ended meanwhile needs no answer.
@@ -552,6 +551,8 @@ fn assign_anew(
 ) -> KafkaResult<()> {
     let mut list = TopicPartitionList::new();
     list.add_partition_offset(topic, partition, Offset::Offset(offset))?;
+    // Behind the assignment it might get lost, see where a pipe sets its position.
+    consumer.resume(&list)?;
     if let Err(error) = consumer.incremental_unassign(&list) {
         // It is out of the assignment already, by an attempt that got no further.
         tracing::debug!(%error, partition, "unassign");
