@@ -10,24 +10,23 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Context as _, bail};
 use clap::Args;
 use local_stack::programs::Program;
-use rdkafka::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::error::KafkaError;
 use rdkafka::message::Message as _;
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use serde::Serialize;
 use sqlx::PgConnection;
 use tokio::sync::oneshot;
 
-use crate::consumer;
 use crate::stage::{Place, Shape, Stage, on_stage, succeed};
 use crate::usage::Clocks;
 use crate::{Format, parse_settings};
+use crate::{consumer, records};
 
 /// Messages sent before this has passed do not count: programs, plans and caches are cold.
 const WARM_UP: Duration = Duration::from_secs(3);
-/// Between two questions for the progress.
+/// Between two questions for the progress, which take their part of the processors.
 const POLL: Duration = Duration::from_millis(1);
+/// At more messages a second than this they wait for one another, and less often is enough.
+const MANY: u64 = 10_000;
+const POLL_OF_MANY: Duration = Duration::from_millis(5);
 pub(crate) const PARTITIONS: u32 = 6;
 
 #[derive(Args)]
@@ -44,6 +43,12 @@ pub(crate) struct LatencyOptions {
     /// Settings of PostgreSQL, as name=value[,name=value…]
     #[arg(long, value_name = "NAME=VALUE,…", value_parser = parse_settings)]
     settings: Option<String>,
+    /// A property of the producer's client, as linger.ms=20
+    #[arg(long = "producer", value_name = "NAME=VALUE")]
+    producer_properties: Vec<String>,
+    /// A property of the consumer's client
+    #[arg(long = "consumer", value_name = "NAME=VALUE")]
+    consumer_properties: Vec<String>,
     /// How results are printed
     #[arg(short, long, value_enum, default_value = "table")]
     output: Format,
@@ -117,17 +122,19 @@ async fn measure(stage: &Stage, options: &LatencyOptions) -> anyhow::Result<Vec<
     eprintln!("it drains at {maximum} events/s");
     let mut measured = Vec::new();
     for rate in [options.rate, maximum / 2] {
-        measured.push(at_rate(stage, rate, options.seconds).await?);
+        let properties = &options.producer_properties;
+        let load = Load { rate, seconds: options.seconds, properties };
+        measured.push(at_rate(stage, &load, &options.consumer_properties).await?);
     }
     Ok(measured)
 }
 
-async fn at_rate(stage: &Stage, rate: u64, seconds: u64) -> anyhow::Result<Latency> {
+async fn at_rate(stage: &Stage, load: &Load<'_>, properties: &[String]) -> anyhow::Result<Latency> {
     let place = stage.empty_place(PARTITIONS).await?;
     let mut run = place.consumer("run");
-    run.args(["--listen", "127.0.0.1:0"]);
+    run.args(["--listen", "127.0.0.1:0"]).args(with_flags(properties));
     let mut program = Program::start(run, place.folder(), place.name())?;
-    let (timed, ()) = timed(stage, &place, rate, seconds, async { Ok(()) }).await?;
+    let (timed, ()) = timed(stage, &place, load, async { Ok(()) }).await?;
     if let Some(status) = program.try_wait() {
         bail!("order-consumer run: {status}: {}", program.last_lines());
     }
@@ -141,7 +148,7 @@ async fn at_rate(stage: &Stage, rate: u64, seconds: u64) -> anyhow::Result<Laten
     let per_million = |seconds: f64| seconds * 1e6 / timed.orders;
     let processors = std::thread::available_parallelism()?.get() as f64;
     Ok(Latency {
-        rate,
+        rate: load.rate,
         sent_rate: timed.sent_rate,
         cpu: Cpu {
             consumer: per_million(consumer),
@@ -158,6 +165,19 @@ async fn at_rate(stage: &Stage, rate: u64, seconds: u64) -> anyhow::Result<Laten
         slowest_ms: timed.percentile(100),
         peak_mib,
     })
+}
+
+/// What the producer is to do.
+pub(crate) struct Load<'a> {
+    /// Messages a second.
+    pub(crate) rate: u64,
+    pub(crate) seconds: u64,
+    /// Of its client.
+    pub(crate) properties: &'a [String],
+}
+
+fn with_flags(properties: &[String]) -> impl Iterator<Item = &str> {
+    properties.iter().flat_map(|property| ["-X", property])
 }
 
 /// How long messages took.
@@ -182,24 +202,26 @@ impl Timed {
 pub(crate) async fn timed<T>(
     stage: &Stage,
     place: &Place<'_>,
-    rate: u64,
-    seconds: u64,
+    load: &Load<'_>,
     beside: impl Future<Output = anyhow::Result<T>>,
 ) -> anyhow::Result<(Timed, T)> {
     let mut connection = place.connect().await?;
     let (done, ended) = oneshot::channel();
     let loading = async {
-        let orders = rate * (seconds + WARM_UP.as_secs());
+        let orders = load.rate * (load.seconds + WARM_UP.as_secs());
+        let mut command = place.load(load.rate, orders);
+        command.args(with_flags(load.properties));
         let (before, begun) = (stage.clocks(), Instant::now());
-        let load = async { succeed(place.load(rate, orders), "order-producer load").await };
-        let ((), beside) = tokio::try_join!(load, beside)?;
+        let ((), beside) = tokio::try_join!(succeed(command, "order-producer load"), beside)?;
         let (used, orders) = (stage.clocks().since(before), orders as f64);
         let sent_rate = orders / begun.elapsed().as_secs_f64();
         place.audit().await?;
         _ = done.send(());
         anyhow::Ok((Timed { sent_rate, orders, used, ms: Vec::new() }, beside))
     };
-    let (progress, (timed, beside)) = tokio::try_join!(watch(&mut connection, ended), loading)?;
+    let poll = if load.rate > MANY { POLL_OF_MANY } else { POLL };
+    let watching = watch(&mut connection, poll, ended);
+    let (progress, (timed, beside)) = tokio::try_join!(watching, loading)?;
     let (servers, topic) = (stage.servers().to_owned(), place.topic().to_owned());
     let sent = tokio::task::spawn_blocking(move || times_of(&servers, &topic)).await??;
     let mut ms = latencies(&sent, &progress)?;
@@ -210,6 +232,7 @@ pub(crate) async fn timed<T>(
 /// Notes how far each partition is, until told to end.
 async fn watch(
     connection: &mut PgConnection,
+    poll: Duration,
     mut ended: oneshot::Receiver<()>,
 ) -> anyhow::Result<Progress> {
     let mut progress = Progress::new();
@@ -225,36 +248,19 @@ async fn watch(
                 seen.push((next, now));
             }
         }
-        tokio::time::sleep(POLL).await;
+        tokio::time::sleep(poll).await;
     }
     Ok(progress)
 }
 
 /// Partition, offset and time of each record.
 fn times_of(servers: &str, topic: &str) -> anyhow::Result<Vec<(i32, i64, i64)>> {
-    let consumer: BaseConsumer = ClientConfig::new()
-        .set("bootstrap.servers", servers)
-        .set("group.id", "bench-times")
-        .set("enable.auto.commit", "false")
-        .set("enable.partition.eof", "true")
-        .create()?;
-    let mut all = TopicPartitionList::new();
-    for partition in 0..i32::try_from(PARTITIONS)? {
-        all.add_partition_offset(topic, partition, Offset::Beginning)?;
-    }
-    consumer.assign(&all)?;
-    let (mut times, mut ends) = (Vec::new(), 0);
-    while ends < PARTITIONS {
-        match consumer.poll(Duration::from_secs(30)).context("Kafka is silent")? {
-            Ok(message) => times.push((
-                message.partition(),
-                message.offset(),
-                message.timestamp().to_millis().context("a record without a time")?,
-            )),
-            Err(KafkaError::PartitionEOF(_)) => ends += 1,
-            Err(error) => return Err(error.into()),
-        }
-    }
+    let mut times = Vec::new();
+    records::each(servers, topic, PARTITIONS, |record| {
+        let time = record.timestamp().to_millis().context("a record without a time")?;
+        times.push((record.partition(), record.offset(), time));
+        Ok(())
+    })?;
     Ok(times)
 }
 

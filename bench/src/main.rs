@@ -10,6 +10,8 @@ mod latency;
 mod peers;
 mod produce;
 mod purge;
+mod records;
+mod relay;
 mod report;
 mod rolling;
 mod series;

@@ -8,7 +8,7 @@ use local_stack::programs::Program;
 use serde::Serialize;
 
 use crate::Format;
-use crate::latency::{PARTITIONS, timed};
+use crate::latency::{Load, PARTITIONS, timed};
 use crate::stage::{Place, Stage, on_stage};
 
 /// Between the start of a process and the end of the next.
@@ -85,8 +85,8 @@ async fn roll(stage: &Stage, options: &RollingOptions, has_names: bool) -> anyho
         Ok((stopped, restarted))
     };
     let seconds = BETWEEN.as_secs() * u64::from(options.processes + 3);
-    let (timed, (stopped, restarted)) =
-        timed(stage, &place, options.rate, seconds, rolling).await?;
+    let load = Load { rate: options.rate, seconds, properties: &[] };
+    let (timed, (stopped, restarted)) = timed(stage, &place, &load, rolling).await?;
     for program in restarted {
         stop(program).await?;
     }

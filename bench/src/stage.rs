@@ -109,6 +109,11 @@ impl Stage {
         self.stack.bootstrap_servers()
     }
 
+    /// Where files may be written.
+    pub(crate) fn folder(&self) -> &std::path::Path {
+        self.stack.folder()
+    }
+
     pub(crate) fn broker_pid(&self) -> anyhow::Result<u32> {
         self.stack.kafka().pid().context("Kafka is not running")
     }
@@ -409,7 +414,7 @@ impl Place<'_> {
 
     /// Where logs may be written.
     pub(crate) fn folder(&self) -> &std::path::Path {
-        self.stage.stack.folder()
+        self.stage.folder()
     }
 
     pub(crate) fn name(&self) -> &str {
