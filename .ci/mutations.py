@@ -109,10 +109,9 @@ MUTATIONS = [
         "relay-deletes-first",
         "the relay removes rows before Kafka has acknowledged them",
         [(ENGINE + "relay.rs",
-          "            let mut round = Round::new(rows);\n",
-          "            let ids: Vec<i64> = rows.iter().map(|row| row.id).collect();\n"
-          "            outbox::delete(connection, &ids).await?;\n"
-          "            let mut round = Round::new(rows);\n")],
+          "        let ids = flight.round.ids();\n",
+          "        let ids = flight.round.ids();\n"
+          "        table.remove(&mut ids.clone()).await?;\n")],
         (CONSUMER_TESTS, "a_dead_letter_leaves_the_outbox_only_once_its_topic_has_it"),
     ),
     Mutation(

@@ -1,14 +1,15 @@
 //! The outbox relay: publishes rows and removes them after the broker's acknowledgement.
 //!
 //! Nothing goes out behind an unacknowledged row of its topic and key: within a round the next row
-//! of a key goes when the one before it is acknowledged. On any failure a new producer starts again
-//! from the table.
+//! of a key goes when the one before it is acknowledged, and a round begins when the one before it
+//! has ended. On any failure a new producer starts again from the table.
 //!
 //! Kafka refuses a request as a whole. Rows that were refused together are therefore not judged; they
 //! go out again one to a request, as does everything for a while.
 
 mod round;
 mod spans;
+mod table;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,15 +22,14 @@ use uuid::Uuid;
 
 use self::round::Round;
 use self::spans::Sending;
+use self::table::{RENEW_AFTER, Table};
 use crate::failpoint::failpoint;
 use crate::health::Health;
 use crate::kafka::publisher::{Delivery, DeliveryError, Publication, Publisher, PublisherOptions};
 use crate::kafka::settings::KafkaSettings;
 use crate::store::connect::{connect, session_sql};
-use crate::store::{copies, outbox};
+use crate::store::outbox::OutboxRow;
 
-const LEASE: Duration = Duration::from_secs(15);
-const RENEW_AFTER: Duration = Duration::from_secs(5);
 /// Of a producer that gets no answer for so long another one takes the place. Kafka may be away;
 /// but the client also waits by the clock of the day, and stands still where that was set back.
 const STALLED_AFTER: Duration = Duration::from_secs(20);
@@ -41,8 +41,6 @@ const IDLE: Duration = Duration::from_millis(100);
 /// after which a refused row is tried again: one that is refused for ever slows the others half of
 /// the time.
 const ALONE_FOR: Duration = Duration::from_secs(5);
-const ROWS: i64 = 500;
-const BYTES: i64 = 8 * 1024 * 1024;
 
 /// Publishes the rows of a database's outbox, whoever wrote them. Any number of relays may run, in
 /// any processes: a lease row lets one at a time work.
@@ -146,12 +144,12 @@ impl Relay {
     ) -> Result<(), RelayError> {
         let mut connection = connect(&self.database, "idempotent-consumer relay").await?;
         // Whatever waits longer than the lease is no longer ours to decide.
-        let limit = session_sql(LEASE / 3, LEASE / 2);
+        let limit = session_sql(table::LEASE / 3, table::LEASE / 2);
         sqlx::raw_sql(sqlx::AssertSqlSafe(limit)).execute(&mut connection).await?;
         let ended = self.work(&mut connection, cancel, alone_until).await;
         // The producer is gone by now. Another process may reach Kafka where this one does not.
         if matches!(ended, Ok(()) | Err(RelayError::Kafka(_))) {
-            let given = outbox::give_lease_back(&mut connection, &self.holder).await;
+            let given = table::give_lease_back(&mut connection, &self.holder).await;
             // Of two failures the first is told.
             return ended.and(given.map_err(RelayError::from));
         }
@@ -165,173 +163,220 @@ impl Relay {
         alone_until: Option<Instant>,
     ) -> Result<(), RelayError> {
         let pace = if alone_until.is_some() { Pace::Alone } else { Pace::Batches };
-        let (sender, mut deliveries) = unbounded_channel();
+        let (sender, deliveries) = unbounded_channel();
         let publisher = Publisher::new(&self.kafka, &pace.options(), move |delivery| {
             // Nobody listens any more once this turn is over.
             let _ = sender.send(delivery);
         })
         .map_err(|error| RelayError::Kafka(error.to_string()))?;
-        let mut leased_at: Option<Instant> = None;
-        while !cancel.is_cancelled() && alone_until.is_none_or(|until| Instant::now() < until) {
-            if leased_at.is_none_or(|at| at.elapsed() > RENEW_AFTER) {
-                let taken =
-                    outbox::take_lease(connection, &self.holder, LEASE.as_secs_f64()).await?;
-                leased_at = taken.then(Instant::now);
-            }
-            if leased_at.is_none() {
+        let mut producer = Producer { publisher, pace, deliveries, health: &self.health, cancel };
+        let mut table = Table::new(connection, &self.holder);
+        let is_over =
+            || cancel.is_cancelled() || alone_until.is_some_and(|until| Instant::now() >= until);
+        while !is_over() {
+            if !table.take_lease().await? {
                 self.health.clear("outbox");
                 sleep(cancel, Duration::from_secs(1)).await;
                 continue;
             }
-            let rows = outbox::select(connection, ROWS, BYTES).await?;
+            let rows = table.read(&[]).await?;
             if rows.is_empty() {
                 self.health.clear("outbox");
                 sleep(cancel, IDLE).await;
                 continue;
             }
-            let mut round = Round::new(rows);
-            let publishing =
-                Publishing { publisher: &publisher, pace, deliveries: &mut deliveries };
-            self.publish(connection, publishing, &mut round, cancel, &mut leased_at).await?;
+            publish(&mut table, &mut producer, rows, is_over).await?;
         }
         Ok(())
     }
+}
 
-    /// Publishes a round of rows and waits for the end of each.
-    async fn publish(
-        &self,
-        connection: &mut PgConnection,
-        publishing: Publishing<'_>,
-        round: &mut Round,
-        cancel: &CancellationToken,
-        leased_at: &mut Option<Instant>,
-    ) -> Result<(), RelayError> {
-        let Publishing { publisher, pace, deliveries } = publishing;
-        let mut ended: Vec<(i64, Result<(), DeliveryError>)> = Vec::new();
-        let mut sending = Sending::default();
-        let mut heard_at = Instant::now();
-        let mut stalled = None;
-        loop {
-            failpoint("relay.before_send");
-            hand_over(publisher, round, &mut ended, &mut sending);
-            if round.under_way() == 0 {
-                break;
+/// Publishes rows in rounds. Behind a full one there are probably more: while one is under way, the
+/// one before it is removed and the next one read.
+async fn publish(
+    table: &mut Table<'_>,
+    producer: &mut Producer<'_>,
+    mut rows: Vec<OutboxRow>,
+    is_over: impl Fn() -> bool,
+) -> Result<(), RelayError> {
+    // In the round before.
+    let mut acknowledged = Vec::new();
+    while !rows.is_empty() {
+        table.renew_lease().await?;
+        let more = rows.len() >= table::ROWS && !is_over();
+        let mut flight = Flight::new(rows);
+        let ids = flight.round.ids();
+        let ahead = async {
+            if !more {
+                return Ok(Vec::new());
             }
-            let delivery = tokio::select! {
-                () = cancel.cancelled() => return Ok(()),
-                delivery = deliveries.recv() => delivery,
-                () = tokio::time::sleep(RENEW_AFTER) => {
-                    let waiting = format!("{} records are waiting for Kafka", round.under_way());
-                    self.health.set("outbox", waiting);
-                    None
-                }
-            };
-            if let Some(Delivery { token, outcome }) = delivery {
-                let id = token.cast_signed();
-                sending.ended(id, &outcome);
-                round.ended(id, outcome.is_ok());
-                ended.push((id, outcome.map(|_| ())));
-                heard_at = Instant::now();
-            } else if heard_at.elapsed() > STALLED_AFTER {
-                let waiting = format!("{} records are waiting for Kafka", round.under_way());
-                stalled = Some(waiting);
-                break;
-            }
-            if leased_at.is_none_or(|at| at.elapsed() > RENEW_AFTER) {
-                // The rows are on their way: nobody else should send them too.
-                let lease = LEASE.as_secs_f64();
-                if !outbox::take_lease(connection, &self.holder, lease).await? {
-                    return Err(RelayError::LeaseLost);
-                }
-                *leased_at = Some(Instant::now());
-            }
+            table.remove(&mut acknowledged).await?;
+            table.read(&ids).await
+        };
+        let sending = async { Ok(producer.send(&mut flight).await) };
+        let (mut sent, next) = tokio::try_join!(sending, ahead)?;
+        while matches!(sent, Sent::Waiting) {
+            // The rows are on their way: nobody else should send them too.
+            table.renew_lease().await?;
+            sent = producer.send(&mut flight).await;
         }
-        let acknowledged: Vec<i64> =
-            ended.iter().filter(|(_, outcome)| outcome.is_ok()).map(|(id, _)| *id).collect();
-        failpoint("relay.after_send_before_delete");
-        outbox::delete(connection, &acknowledged).await?;
-        failpoint("relay.after_delete");
-        metrics::counter!("idempotent_consumer_outbox_published_total")
-            .increment(acknowledged.len() as u64);
-        let mut unconfirmed = stalled;
-        let (mut refused, mut together) = (false, false);
-        for (id, outcome) in ended {
-            match outcome {
-                Ok(()) => {}
-                Err(DeliveryError::Refused { reason, .. }) if pace == Pace::Batches => {
-                    tracing::debug!(id, reason, "refused with others, will be sent by itself");
-                    together = true;
-                }
-                Err(DeliveryError::Refused { too_large, reason }) => {
-                    let may_omit = round.row(id).is_some_and(|row| row.may_omit_value);
-                    refused |= !too_large;
-                    if too_large && may_omit {
-                        outbox::omit_value(connection, id).await?;
-                    } else if copies::refused(connection, id, &reason).await? {
-                        tracing::warn!(
-                            reason,
-                            "Kafka refuses a redriven record; its dead letter is open again"
-                        );
-                    } else {
-                        tracing::error!(id, reason, "Kafka refuses a record of the outbox");
-                        outbox::mark_refused(connection, id, &reason).await?;
-                    }
-                }
-                Err(DeliveryError::Unconfirmed(reason)) => unconfirmed = Some(reason),
+        let (arrived, failed): (Vec<_>, Vec<_>) =
+            flight.ended.drain(..).partition(|(_, outcome)| outcome.is_ok());
+        acknowledged.extend(arrived.into_iter().map(|(id, _)| id));
+        if !failed.is_empty() || !matches!(sent, Sent::All) {
+            table.remove(&mut acknowledged).await?;
+            return conclude(table, producer.pace, &flight.round, failed, sent).await;
+        }
+        rows = next;
+    }
+    table.remove(&mut acknowledged).await
+}
+
+/// Notes what Kafka refused, and says why this turn ends.
+async fn conclude(
+    table: &mut Table<'_>,
+    pace: Pace,
+    round: &Round,
+    failed: Vec<(i64, Ended)>,
+    sent: Sent,
+) -> Result<(), RelayError> {
+    let mut unconfirmed = match sent {
+        Sent::Stalled(reason) => Some(reason),
+        Sent::All | Sent::Waiting | Sent::Cancelled => None,
+    };
+    let (mut refused, mut together) = (false, false);
+    for (id, outcome) in failed {
+        match outcome {
+            Ok(()) => {}
+            Err(DeliveryError::Refused { reason, .. }) if pace == Pace::Batches => {
+                tracing::debug!(id, reason, "refused with others, will be sent by itself");
+                together = true;
             }
+            Err(DeliveryError::Refused { too_large, reason }) => {
+                refused |= !too_large;
+                if too_large && round.row(id).is_some_and(|row| row.may_omit_value) {
+                    table.omit_value(id).await?;
+                } else {
+                    table.note_refused(id, &reason).await?;
+                }
+            }
+            Err(DeliveryError::Unconfirmed(reason)) => unconfirmed = Some(reason),
         }
-        match unconfirmed {
-            // Also if others have no answer: what is refused would be refused again.
-            _ if together => Err(RelayError::RefusedTogether),
-            Some(reason) => Err(RelayError::Kafka(reason)),
-            None if refused => Err(RelayError::Refused),
-            None => Ok(()),
-        }
+    }
+    match unconfirmed {
+        // Also if others have no answer: what is refused would be refused again.
+        _ if together => Err(RelayError::RefusedTogether),
+        Some(reason) => Err(RelayError::Kafka(reason)),
+        None if refused => Err(RelayError::Refused),
+        None => Ok(()),
     }
 }
 
-/// The producer, and where it tells what became of records.
-struct Publishing<'a> {
-    publisher: &'a Publisher,
-    pace: Pace,
-    deliveries: &'a mut UnboundedReceiver<Delivery>,
+/// What became of a row.
+type Ended = Result<(), DeliveryError>;
+
+/// A round on its way.
+struct Flight {
+    round: Round,
+    sending: Sending,
+    ended: Vec<(i64, Ended)>,
+    heard_at: Instant,
 }
 
-/// Gives the producer what may go out and what it has room for.
-fn hand_over(
-    publisher: &Publisher,
-    round: &mut Round,
-    ended: &mut Vec<(i64, Result<(), DeliveryError>)>,
-    sending: &mut Sending,
-) {
-    while let Some(row) = round.next() {
-        let id = row.id;
-        let record = Publication {
-            topic: &row.record.topic,
-            partition: row.record.partition,
-            key: row.record.key.as_deref(),
-            value: row.record.value.as_deref(),
-            headers: &row.record.headers,
-        };
-        let span = spans::begun(&row.record);
-        let refused = match publisher.try_send(&record, id.cast_unsigned()) {
-            Ok(true) => {
-                sending.begun(id, span);
-                continue;
+impl Flight {
+    fn new(rows: Vec<OutboxRow>) -> Self {
+        let (round, sending) = (Round::new(rows), Sending::default());
+        Self { round, sending, ended: Vec::new(), heard_at: Instant::now() }
+    }
+
+    fn waiting(&self) -> String {
+        format!("{} records are waiting for Kafka", self.round.under_way())
+    }
+}
+
+/// How far a round has come.
+enum Sent {
+    /// Each row that may go out has its end.
+    All,
+    /// Not yet, and the lease wants to be renewed.
+    Waiting,
+    /// Kafka does not answer.
+    Stalled(String),
+    Cancelled,
+}
+
+/// The producer, and where it tells what became of records.
+struct Producer<'a> {
+    publisher: Publisher,
+    pace: Pace,
+    deliveries: UnboundedReceiver<Delivery>,
+    health: &'a Health,
+    cancel: &'a CancellationToken,
+}
+
+impl Producer<'_> {
+    /// Hands rows over, and waits until each has its end or [`RENEW_AFTER`] has passed.
+    async fn send(&mut self, flight: &mut Flight) -> Sent {
+        let until = tokio::time::Instant::now() + RENEW_AFTER;
+        loop {
+            failpoint("relay.before_send");
+            self.hand_over(flight);
+            if flight.round.under_way() == 0 {
+                return Sent::All;
             }
-            // It does not even fit an empty queue.
-            Ok(false) if round.under_way() == 1 && publisher.in_flight() == 0 => {
-                let reason = "the record is larger than the publisher's queue".to_owned();
-                DeliveryError::Refused { reason, too_large: true }
+            let delivery = tokio::select! {
+                () = self.cancel.cancelled() => return Sent::Cancelled,
+                delivery = self.deliveries.recv() => delivery,
+                () = tokio::time::sleep_until(until) => None,
+            };
+            if let Some(Delivery { token, outcome }) = delivery {
+                let id = token.cast_signed();
+                flight.sending.ended(id, &outcome);
+                flight.round.ended(id, outcome.is_ok());
+                flight.ended.push((id, outcome.map(|_| ())));
+                flight.heard_at = Instant::now();
+            } else if flight.heard_at.elapsed() > STALLED_AFTER {
+                return Sent::Stalled(flight.waiting());
+            } else {
+                if flight.heard_at.elapsed() >= RENEW_AFTER {
+                    self.health.set("outbox", flight.waiting());
+                }
+                return Sent::Waiting;
             }
-            Ok(false) => {
-                round.put_back(id);
-                return;
-            }
-            Err(error) => error,
-        };
-        round.ended(id, false);
-        ended.push((id, Err(refused)));
+        }
+    }
+
+    /// Gives the producer what may go out and what it has room for.
+    fn hand_over(&self, flight: &mut Flight) {
+        while let Some(row) = flight.round.next() {
+            let id = row.id;
+            let record = Publication {
+                topic: &row.record.topic,
+                partition: row.record.partition,
+                key: row.record.key.as_deref(),
+                value: row.record.value.as_deref(),
+                headers: &row.record.headers,
+            };
+            let span = spans::begun(&row.record);
+            let refused = match self.publisher.try_send(&record, id.cast_unsigned()) {
+                Ok(true) => {
+                    flight.sending.begun(id, span);
+                    continue;
+                }
+                // It does not even fit an empty queue.
+                Ok(false) if flight.round.under_way() == 1 && self.publisher.in_flight() == 0 => {
+                    let reason = "the record is larger than the publisher's queue".to_owned();
+                    DeliveryError::Refused { reason, too_large: true }
+                }
+                Ok(false) => {
+                    flight.round.put_back(id);
+                    return;
+                }
+                Err(error) => error,
+            };
+            flight.round.ended(id, false);
+            flight.ended.push((id, Err(refused)));
+        }
     }
 }
 

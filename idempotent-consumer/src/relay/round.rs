@@ -59,6 +59,10 @@ impl Round {
         }
     }
 
+    pub(super) fn ids(&self) -> Vec<i64> {
+        self.rows.keys().copied().collect()
+    }
+
     pub(super) fn row(&self, id: i64) -> Option<&OutboxRow> {
         self.rows.get(&id)
     }

@@ -96,15 +96,17 @@ pub(crate) async fn give_lease_back(
     Ok(())
 }
 
-/// The oldest rows that may go out, in order, up to `max_rows` and about `max_bytes`. A refused
-/// row holds up its topic and key, except that it is tried again after ten seconds; a null key holds
-/// up itself only. Ids commit late, so this is never "above the last one seen". A plain NOT EXISTS
-/// PostgreSQL makes a join of, for which it reads and sorts all of the outbox each time; it may not
-/// look into a `CASE`, and walks the rows in their order until it has enough.
+/// The oldest rows that may go out, in order, up to `max_rows` and about `max_bytes`, other than
+/// `besides`. A refused row holds up its topic and key, except that it is tried again after ten
+/// seconds; a null key holds up itself only. Ids commit late, so this is never "above the last one
+/// seen". A plain NOT EXISTS PostgreSQL makes a join of, for which it reads and sorts all of the
+/// outbox each time; it may not look into a `CASE`, and walks the rows in their order until it has
+/// enough.
 pub(crate) async fn select(
     connection: &mut PgConnection,
     max_rows: i64,
     max_bytes: i64,
+    besides: &[i64],
 ) -> Result<Vec<OutboxRow>, sqlx::Error> {
     let rows = sqlx::query(
         r"
@@ -122,6 +124,7 @@ pub(crate) async fn select(
                           AND refused.id <= outbox.id
                           AND (refused.key = outbox.key OR refused.id = outbox.id)
                    ) THEN false ELSE true END
+               AND id <> ALL($3)
              ORDER BY id
              LIMIT $1
         ), sized AS (
@@ -138,6 +141,7 @@ pub(crate) async fn select(
     )
     .bind(max_rows)
     .bind(max_bytes)
+    .bind(besides)
     // Planned each time, since the table grows from nothing to very much within seconds.
     .persistent(false)
     .fetch_all(connection)

@@ -1,6 +1,6 @@
 //! What is told of orders through the outbox: once for each change of a status that was applied.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use idempotent_consumer::{Headers, Record};
@@ -183,6 +183,72 @@ fn expected_ids(messages: impl Iterator<Item = u128>) -> Vec<Uuid> {
         .collect();
     ids.sort_unstable();
     ids
+}
+
+/// More than a round, so that one is removed and the next one read while others are under way.
+#[test]
+fn a_full_outbox_goes_out_in_the_order_of_each_key_wherever_its_relay_is_killed() {
+    const ROWS: i64 = 8_000;
+    let world = Arc::new(World::new("full_outbox", 3));
+    drain(&world, &[]); // for the tables and the topic
+    let topic = topic_of(&world);
+    // Most are of 300 keys, with some hundred of one key in each round; some have none.
+    let filled = world.number(&format!(
+        "WITH filled AS (
+             INSERT INTO outbox (topic, key, value, headers)
+             SELECT '{topic}',
+                    CASE WHEN n % 11 = 0 THEN NULL
+                         WHEN n % 7 = 0 THEN 'often'
+                         ELSE 'k-' || n % 300 END::bytea,
+                    n::text::bytea,
+                    '[]'
+               FROM generate_series(1, {ROWS}) AS n
+             RETURNING 1
+         )
+         SELECT count(*) FROM filled"
+    ));
+    assert_eq!(filled, ROWS);
+    for point in [
+        "relay.before_send:1",
+        "relay.before_send:900",
+        "relay.after_send_before_delete:1",
+        "relay.after_send_before_delete:3",
+        "relay.before_send:1200",
+        "relay.after_delete:1",
+        "relay.after_delete:2",
+    ] {
+        let mut command = world.command_of(&WITH_FAILPOINTS, "run", &[]);
+        command.args(["--notifications-topic", &topic]).env("FAILPOINT", point);
+        let ended = Consumer::of(command, &world.topic).wait();
+        assert_eq!(ended.code, None, "killed at {point}: {}", ended.stderr);
+        // Nobody has to wait until the dead one's lease runs out.
+        assert_eq!(
+            world.number(
+                "WITH dead AS (DELETE FROM relay_lease RETURNING 1) SELECT count(*) FROM dead"
+            ),
+            1
+        );
+    }
+    assert!(world.number("SELECT count(*) FROM outbox") > 0, "the last one was killed at its work");
+    drain(&world, &[]);
+    eventually("all are out", || world.number("SELECT count(*) FROM outbox") == 0);
+    // What was sent again comes behind the first of its kind, which is in its place.
+    let mut seen = BTreeSet::new();
+    let mut last: BTreeMap<Vec<u8>, i64> = BTreeMap::new();
+    let mut records = told(&world);
+    records.sort_by_key(|record| (record.source.partition, record.offset));
+    for record in &records {
+        let value = record.value.as_deref().unwrap();
+        let number: i64 = std::str::from_utf8(value).unwrap().parse().unwrap();
+        if seen.insert(number)
+            && let Some(key) = &record.key
+        {
+            let before = last.insert(key.clone(), number);
+            assert!(before < Some(number), "{number} of {key:?} went behind {before:?}");
+        }
+    }
+    assert_eq!(seen.len() as i64, ROWS);
+    assert!(records.len() as i64 > ROWS, "nothing was sent again: nobody was killed at his work");
 }
 
 #[test]
