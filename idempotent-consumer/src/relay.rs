@@ -37,6 +37,7 @@ const STALLED_AFTER: Duration = Duration::from_secs(20);
 /// whoever has it keeps it; where nobody else is, this one goes on.
 const STAND_BACK: Duration = Duration::from_secs(3);
 const IDLE: Duration = Duration::from_millis(100);
+const FREED_WITHIN: Duration = Duration::from_millis(1);
 /// How long after a refusal each row goes out in a request of its own. Less than the ten seconds
 /// after which a refused row is tried again: one that is refused for ever slows the others half of
 /// the time.
@@ -203,15 +204,23 @@ async fn publish(
     let mut acknowledged = Vec::new();
     while !rows.is_empty() {
         table.renew_lease().await?;
-        let more = rows.len() >= table::ROWS && !is_over();
+        let is_full = rows.len() >= table::ROWS;
         let mut flight = Flight::new(rows);
         let ids = flight.round.ids();
         let ahead = async {
-            if !more {
+            table.remove(&mut acknowledged).await?;
+            if !is_full || is_over() {
                 return Ok(Vec::new());
             }
-            table.remove(&mut acknowledged).await?;
+            table.renew_lease().await?;
             table.read(&ids).await
+        };
+        let ahead = async {
+            match ahead.await {
+                Err(RelayError::LeaseLost) => Err(RelayError::LeaseLost),
+                // What is under way has its end first: sent in vain it would be sent for ever.
+                read => Ok(read),
+            }
         };
         let sending = async { Ok(producer.send(&mut flight).await) };
         let (mut sent, next) = tokio::try_join!(sending, ahead)?;
@@ -227,7 +236,14 @@ async fn publish(
             table.remove(&mut acknowledged).await?;
             return conclude(table, producer.pace, &flight.round, failed, sent).await;
         }
-        rows = next;
+        rows = match next {
+            Ok(rows) if !is_over() => rows,
+            Ok(_) => Vec::new(),
+            Err(error) => {
+                table.remove(&mut acknowledged).await?;
+                return Err(error);
+            }
+        };
     }
     table.remove(&mut acknowledged).await
 }
@@ -240,6 +256,7 @@ async fn conclude(
     failed: Vec<(i64, Ended)>,
     sent: Sent,
 ) -> Result<(), RelayError> {
+    let is_cancelled = matches!(sent, Sent::Cancelled);
     let mut unconfirmed = match sent {
         Sent::Stalled(reason) => Some(reason),
         Sent::All | Sent::Waiting | Sent::Cancelled => None,
@@ -264,6 +281,7 @@ async fn conclude(
         }
     }
     match unconfirmed {
+        _ if is_cancelled => Ok(()),
         // Also if others have no answer: what is refused would be refused again.
         _ if together => Err(RelayError::RefusedTogether),
         Some(reason) => Err(RelayError::Kafka(reason)),
@@ -321,12 +339,15 @@ impl Producer<'_> {
         loop {
             failpoint("relay.before_send");
             self.hand_over(flight);
-            if flight.round.under_way() == 0 {
+            if flight.round.is_done() {
                 return Sent::All;
             }
+            // The client counts a record until a moment after it has told of its end.
+            let has_no_room = flight.round.under_way() == 0;
             let delivery = tokio::select! {
                 () = self.cancel.cancelled() => return Sent::Cancelled,
                 delivery = self.deliveries.recv() => delivery,
+                () = tokio::time::sleep(FREED_WITHIN), if has_no_room => continue,
                 () = tokio::time::sleep_until(until) => None,
             };
             if let Some(Delivery { token, outcome }) = delivery {

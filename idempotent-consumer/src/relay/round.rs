@@ -67,6 +67,11 @@ impl Round {
         self.rows.get(&id)
     }
 
+    /// Nothing is under way, and nothing may go out any more.
+    pub(super) fn is_done(&self) -> bool {
+        self.under_way == 0 && self.ready.is_empty()
+    }
+
     /// How many rows the producer has.
     pub(super) fn under_way(&self) -> usize {
         self.under_way
@@ -121,7 +126,8 @@ mod tests {
                     under_way.push(id);
                 }
                 prop_assert_eq!(round.under_way(), under_way.len());
-                if under_way.is_empty() {
+                prop_assert_eq!(round.is_done(), under_way.is_empty());
+                if round.is_done() {
                     break;
                 }
                 let (which, luck) = choices.next().unwrap();

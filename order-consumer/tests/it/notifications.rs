@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use idempotent_consumer::{Headers, Record};
 use order_events::{OrderEvent, OrderNotification, Status};
@@ -185,14 +186,9 @@ fn expected_ids(messages: impl Iterator<Item = u128>) -> Vec<Uuid> {
     ids
 }
 
-/// More than a round, so that one is removed and the next one read while others are under way.
-#[test]
-fn a_full_outbox_goes_out_in_the_order_of_each_key_wherever_its_relay_is_killed() {
-    const ROWS: i64 = 8_000;
-    let world = Arc::new(World::new("full_outbox", 3));
-    drain(&world, &[]); // for the tables and the topic
-    let topic = topic_of(&world);
-    // Most are of 300 keys, with some hundred of one key in each round; some have none.
+/// Rows of a full outbox, each with its number: most are of 300 keys, many of one key, some of none.
+fn fill_outbox(world: &World, rows: i64) {
+    let topic = topic_of(world);
     let filled = world.number(&format!(
         "WITH filled AS (
              INSERT INTO outbox (topic, key, value, headers)
@@ -202,12 +198,65 @@ fn a_full_outbox_goes_out_in_the_order_of_each_key_wherever_its_relay_is_killed(
                          ELSE 'k-' || n % 300 END::bytea,
                     n::text::bytea,
                     '[]'
-               FROM generate_series(1, {ROWS}) AS n
+               FROM generate_series(1, {rows}) AS n
              RETURNING 1
          )
          SELECT count(*) FROM filled"
     ));
-    assert_eq!(filled, ROWS);
+    assert_eq!(filled, rows);
+}
+
+fn left_in_outbox(world: &World) -> i64 {
+    world.number("SELECT count(*) FROM outbox")
+}
+
+/// Has a consumer publish all of it.
+fn empty_outbox(world: &World, arguments: &[&str]) {
+    let consumer = Consumer::start(world, arguments);
+    eventually("all are out", || left_in_outbox(world) == 0);
+    consumer.stop();
+}
+
+/// Looks at the numbers of what was told: each is there, and those of a key in their order, where the
+/// first of each counts. Returns how many records there are.
+fn assert_all_in_order(world: &World, rows: i64) -> usize {
+    let mut records = told(world);
+    records.sort_by_key(|record| (record.source.partition, record.offset));
+    let mut seen = BTreeSet::new();
+    let mut last: BTreeMap<Vec<u8>, i64> = BTreeMap::new();
+    for record in &records {
+        let value = record.value.as_deref().unwrap();
+        let number: i64 = std::str::from_utf8(value).unwrap().parse().unwrap();
+        if seen.insert(number)
+            && let Some(key) = &record.key
+        {
+            let before = last.insert(key.clone(), number);
+            assert!(before < Some(number), "{number} of {key:?} went behind {before:?}");
+        }
+    }
+    assert!(seen.into_iter().eq(1..=rows), "some are missing");
+    records.len()
+}
+
+/// So many that one round is removed and the next one read while others are under way.
+#[test]
+fn a_full_outbox_goes_out_once_and_in_the_order_of_each_key_also_where_the_client_has_little_room()
+{
+    let world = World::new("full_outbox", 3);
+    drain(&world, &[]); // for the tables and the topic
+    fill_outbox(&world, 4_000);
+    let few = ["-X", "queue.buffering.max.messages=7", "--notifications-topic", &topic_of(&world)];
+    empty_outbox(&world, &few);
+    assert_eq!(assert_all_in_order(&world, 4_000), 4_000);
+}
+
+#[test]
+fn a_full_outbox_goes_out_in_the_order_of_each_key_wherever_its_relay_is_killed() {
+    const ROWS: i64 = 8_000;
+    let world = World::new("full_outbox_killed", 3);
+    drain(&world, &[]);
+    let topic = topic_of(&world);
+    fill_outbox(&world, ROWS);
     for point in [
         "relay.before_send:1",
         "relay.before_send:900",
@@ -222,33 +271,39 @@ fn a_full_outbox_goes_out_in_the_order_of_each_key_wherever_its_relay_is_killed(
         let ended = Consumer::of(command, &world.topic).wait();
         assert_eq!(ended.code, None, "killed at {point}: {}", ended.stderr);
         // Nobody has to wait until the dead one's lease runs out.
-        assert_eq!(
-            world.number(
-                "WITH dead AS (DELETE FROM relay_lease RETURNING 1) SELECT count(*) FROM dead"
-            ),
-            1
-        );
+        let leases = "WITH dead AS (DELETE FROM relay_lease RETURNING 1) SELECT count(*) FROM dead";
+        assert_eq!(world.number(leases), 1);
     }
-    assert!(world.number("SELECT count(*) FROM outbox") > 0, "the last one was killed at its work");
+    assert!(left_in_outbox(&world) > 0, "the last one was killed at its work");
+    empty_outbox(&world, &[]);
+    let records = assert_all_in_order(&world, ROWS);
+    assert!(records > 8_000, "nothing was sent again: nobody was killed at his work");
+}
+
+/// A row that the relay cannot read, written by somebody else, ends its turn while others are under way.
+#[test]
+fn what_is_under_way_is_removed_also_where_what_follows_cannot_be_read() {
+    let world = World::new("unreadable", 3);
     drain(&world, &[]);
-    eventually("all are out", || world.number("SELECT count(*) FROM outbox") == 0);
-    // What was sent again comes behind the first of its kind, which is in its place.
-    let mut seen = BTreeSet::new();
-    let mut last: BTreeMap<Vec<u8>, i64> = BTreeMap::new();
-    let mut records = told(&world);
-    records.sort_by_key(|record| (record.source.partition, record.offset));
-    for record in &records {
-        let value = record.value.as_deref().unwrap();
-        let number: i64 = std::str::from_utf8(value).unwrap().parse().unwrap();
-        if seen.insert(number)
-            && let Some(key) = &record.key
-        {
-            let before = last.insert(key.clone(), number);
-            assert!(before < Some(number), "{number} of {key:?} went behind {before:?}");
-        }
-    }
-    assert_eq!(seen.len() as i64, ROWS);
-    assert!(records.len() as i64 > ROWS, "nothing was sent again: nobody was killed at his work");
+    fill_outbox(&world, 1_200);
+    let unreadable = "value = '700'";
+    let spoil = |headers: &str| {
+        world.number(&format!(
+            "WITH spoilt AS (UPDATE outbox SET headers = '{headers}' WHERE {unreadable} RETURNING 1)
+             SELECT count(*) FROM spoilt"
+        ))
+    };
+    assert_eq!(spoil("{}"), 1);
+    let topic = topic_of(&world);
+    let consumer = Consumer::start(&world, &["--notifications-topic", &topic]);
+    eventually("the round before it is out", || left_in_outbox(&world) == 700);
+    // Some more turns that end at it.
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(left_in_outbox(&world), 700);
+    assert_eq!(spoil("[]"), 1);
+    eventually("all are out", || left_in_outbox(&world) == 0);
+    consumer.stop();
+    assert_eq!(assert_all_in_order(&world, 1_200), 1_200);
 }
 
 #[test]
