@@ -106,6 +106,22 @@ MUTATIONS = [
         (LIBRARY, "however_messages_are_cut_into_batches_each_id_is_fresh_exactly_once"),
     ),
     Mutation(
+        "relay-reads-what-is-under-way",
+        "the relay reads rows again that are under way",
+        [(ENGINE + "store/outbox.rs",
+          "AND id <> ALL($3)",
+          "AND id <> ALL($3[1:0])")],
+        (CONSUMER_TESTS, "a_full_outbox_goes_out_once_and_in_the_order_of_each_key_also_where_the_client_has_little_room"),
+    ),
+    Mutation(
+        "relay-forgets-what-is-under-way",
+        "rows that are under way are sent again for ever where those behind them cannot be read",
+        [(ENGINE + "relay.rs",
+          "                read => Ok(read),",
+          "                read => read.map(Ok),")],
+        (CONSUMER_TESTS, "what_is_under_way_is_removed_also_where_what_follows_cannot_be_read"),
+    ),
+    Mutation(
         "relay-deletes-first",
         "the relay removes rows before Kafka has acknowledged them",
         [(ENGINE + "relay.rs",

@@ -13,7 +13,7 @@ const POLL: Duration = Duration::from_millis(20);
 const TIMEOUT: Duration = Duration::from_mins(30);
 
 /// Rows of 256 bytes and headers for as many keys as `load` has customers.
-const FILL: &str = r#"
+const FILL: &str = r"
     INSERT INTO outbox (topic, key, value, headers)
     SELECT $1,
            convert_to('customer-' || n % 10000, 'UTF8'),
@@ -24,7 +24,7 @@ const FILL: &str = r#"
                jsonb_build_object('name', 'ce_id', 'value', uuidv7()::text),
                jsonb_build_object('name', 'ce_type', 'value', 'order.noted'))
       FROM generate_series(1, $2) AS n
-"#;
+";
 
 /// Publishes that many rows to a topic.
 pub(crate) async fn publish(stage: &Stage, topic: &str, rows: u64) -> anyhow::Result<Run> {

@@ -79,6 +79,14 @@ enum Pace {
 }
 
 impl Pace {
+    /// Of a round, at most. Those that go alone take a round trip each.
+    fn rows(self) -> usize {
+        match self {
+            Self::Batches => 2_000,
+            Self::Alone => 500,
+        }
+    }
+
     fn options(self) -> PublisherOptions {
         let common = PublisherOptions { delivery_timeout: None, ..PublisherOptions::default() };
         match self {
@@ -180,7 +188,7 @@ impl Relay {
                 sleep(cancel, Duration::from_secs(1)).await;
                 continue;
             }
-            let rows = table.read(&[]).await?;
+            let rows = table.read(pace.rows(), &[]).await?;
             if rows.is_empty() {
                 self.health.clear("outbox");
                 sleep(cancel, IDLE).await;
@@ -200,11 +208,12 @@ async fn publish(
     mut rows: Vec<OutboxRow>,
     is_over: impl Fn() -> bool,
 ) -> Result<(), RelayError> {
+    let most = producer.pace.rows();
     // In the round before.
     let mut acknowledged = Vec::new();
     while !rows.is_empty() {
         table.renew_lease().await?;
-        let is_full = rows.len() >= table::ROWS;
+        let is_full = rows.len() == most;
         let mut flight = Flight::new(rows);
         let ids = flight.round.ids();
         let ahead = async {
@@ -213,7 +222,7 @@ async fn publish(
                 return Ok(Vec::new());
             }
             table.renew_lease().await?;
-            table.read(&ids).await
+            table.read(most, &ids).await
         };
         let ahead = async {
             match ahead.await {

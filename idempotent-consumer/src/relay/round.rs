@@ -97,6 +97,17 @@ mod tests {
         OutboxRow { id, record, may_omit_value: false }
     }
 
+    #[test]
+    fn a_round_is_not_done_while_the_producer_has_no_room_for_the_rest() {
+        let mut round = Round::new(vec![row(1, None)]);
+        let id = round.next().unwrap().id;
+        round.put_back(id);
+        assert_eq!((round.under_way(), round.is_done()), (0, false));
+        round.next().unwrap();
+        round.ended(id, true);
+        assert!(round.is_done());
+    }
+
     proptest! {
         #[test]
         fn nothing_goes_out_behind_an_unacknowledged_row_of_its_key_and_nothing_is_left(

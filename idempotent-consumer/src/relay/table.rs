@@ -14,7 +14,6 @@ pub(super) use crate::store::outbox::give_lease_back;
 pub(super) const LEASE: Duration = Duration::from_secs(15);
 pub(super) const RENEW_AFTER: Duration = Duration::from_secs(5);
 /// Of a round, at most.
-pub(super) const ROWS: usize = 500;
 const BYTES: i64 = 8 * 1024 * 1024;
 
 pub(super) struct Table<'a> {
@@ -43,9 +42,14 @@ impl<'a> Table<'a> {
         if self.take_lease().await? { Ok(()) } else { Err(RelayError::LeaseLost) }
     }
 
-    /// The next rows that may go out, besides those.
-    pub(super) async fn read(&mut self, besides: &[i64]) -> Result<Vec<OutboxRow>, RelayError> {
-        Ok(outbox::select(self.connection, ROWS as i64, BYTES, besides).await?)
+    /// The next rows that may go out, so many at most, besides those.
+    pub(super) async fn read(
+        &mut self,
+        rows: usize,
+        besides: &[i64],
+    ) -> Result<Vec<OutboxRow>, RelayError> {
+        let rows = i64::try_from(rows).unwrap_or(i64::MAX);
+        Ok(outbox::select(self.connection, rows, BYTES, besides).await?)
     }
 
     /// Removes rows that Kafka has acknowledged, and forgets their ids.
