@@ -37,6 +37,8 @@ const STALLED_AFTER: Duration = Duration::from_secs(20);
 /// whoever has it keeps it; where nobody else is, this one goes on.
 const STAND_BACK: Duration = Duration::from_secs(3);
 const IDLE: Duration = Duration::from_millis(100);
+/// Rows that were not all there are, probably. A round may have fewer than it could, for their size.
+const MANY: usize = 400;
 const FREED_WITHIN: Duration = Duration::from_millis(1);
 /// How long after a refusal each row goes out in a request of its own. Less than the ten seconds
 /// after which a refused row is tried again: one that is refused for ever slows the others half of
@@ -200,8 +202,8 @@ impl Relay {
     }
 }
 
-/// Publishes rows in rounds. Behind a full one there are probably more: while one is under way, the
-/// one before it is removed and the next one read.
+/// Publishes rows in rounds. Behind [`MANY`] there are probably more: while one round is under way,
+/// the one before it is removed and the next one read.
 async fn publish(
     table: &mut Table<'_>,
     producer: &mut Producer<'_>,
@@ -213,12 +215,12 @@ async fn publish(
     let mut acknowledged = Vec::new();
     while !rows.is_empty() {
         table.renew_lease().await?;
-        let is_full = rows.len() == most;
+        let has_more = rows.len() >= MANY;
         let mut flight = Flight::new(rows);
         let ids = flight.round.ids();
         let ahead = async {
             table.remove(&mut acknowledged).await?;
-            if !is_full || is_over() {
+            if !has_more || is_over() {
                 return Ok(Vec::new());
             }
             table.renew_lease().await?;

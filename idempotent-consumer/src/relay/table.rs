@@ -14,7 +14,7 @@ pub(super) use crate::store::outbox::give_lease_back;
 pub(super) const LEASE: Duration = Duration::from_secs(15);
 pub(super) const RENEW_AFTER: Duration = Duration::from_secs(5);
 /// Of a round, at most.
-const BYTES: i64 = 8 * 1024 * 1024;
+const BYTES: i64 = 1024 * 1024;
 
 pub(super) struct Table<'a> {
     connection: &'a mut PgConnection,

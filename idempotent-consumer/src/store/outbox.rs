@@ -129,7 +129,8 @@ pub(crate) async fn select(
              LIMIT $1
         ), sized AS (
             SELECT *,
-                   sum(coalesce(length(value), 0) + 512) OVER (ORDER BY id) AS up_to_here,
+                   sum(coalesce(length(value), 0) + pg_column_size(headers) + 512) OVER (ORDER BY id)
+                       AS up_to_here,
                    row_number() OVER (ORDER BY id) AS place
               FROM candidate
         )

