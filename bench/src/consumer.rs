@@ -81,7 +81,7 @@ pub(crate) async fn drain(
 async fn one(place: &Place<'_>, concurrency: u32, number: u32) -> anyhow::Result<(Ended, Summary)> {
     let mut consumer = place.consumer("run");
     consumer
-        .args(["--exit-when-idle", "1s", "--listen", "127.0.0.1:0", "-o", "json"])
+        .args(["--exit-when-idle", "1s", "-o", "json"])
         .args(["--concurrency", &concurrency.to_string()]);
     ended(place, consumer, &format!("{}-consumer-{number}", place.name())).await
 }

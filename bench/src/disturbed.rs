@@ -38,7 +38,7 @@ pub(crate) async fn run(stage: &Stage, refused: bool) -> anyhow::Result<Run> {
     connection.execute(AssertSqlSafe(trigger)).await?;
     let before = place.before().await?;
     let mut run = place.consumer("run");
-    run.args(["--listen", "127.0.0.1:0", "-o", "json"]);
+    run.args(["-o", "json"]);
     let mut program = Program::start(run, place.folder(), place.name())?;
     let measured = watch(&place, &mut connection, &mut program, stage.events).await;
     connection.execute("DROP TRIGGER refuse ON orders").await?;

@@ -17,8 +17,7 @@ use tokio::sync::oneshot;
 
 use crate::stage::{Place, Shape, Stage, on_stage, succeed};
 use crate::usage::Clocks;
-use crate::{Format, parse_settings};
-use crate::{consumer, records};
+use crate::{Format, consumer, parse_settings, records};
 
 /// Messages sent before this has passed do not count: programs, plans and caches are cold.
 const WARM_UP: Duration = Duration::from_secs(3);
@@ -132,7 +131,7 @@ async fn measure(stage: &Stage, options: &LatencyOptions) -> anyhow::Result<Vec<
 async fn at_rate(stage: &Stage, load: &Load<'_>, properties: &[String]) -> anyhow::Result<Latency> {
     let place = stage.empty_place(PARTITIONS).await?;
     let mut run = place.consumer("run");
-    run.args(["--listen", "127.0.0.1:0"]).args(with_flags(properties));
+    run.args(with_flags(properties));
     let mut program = Program::start(run, place.folder(), place.name())?;
     let (timed, ()) = timed(stage, &place, load, async { Ok(()) }).await?;
     if let Some(status) = program.try_wait() {

@@ -217,14 +217,8 @@ async fn run(command: &Command) -> anyhow::Result<()> {
         Command::All { events, output } => return all(*events, *output).await,
     };
     let names: Vec<String> = contenders.iter().map(Contender::name).collect();
-    let is_meant = |text: &String, name: &String| {
-        if names.contains(text) { text == name } else { name.contains(text.as_str()) }
-    };
-    let wanted = |contender: &Contender| {
-        let name = contender.name();
-        options.only.is_empty() || options.only.iter().any(|text| is_meant(text, &name))
-    };
-    let contenders: Vec<Contender> = contenders.into_iter().filter(wanted).collect();
+    let is_wanted = |contender: &Contender| is_meant(&options.only, &contender.name(), &names);
+    let contenders: Vec<Contender> = contenders.into_iter().filter(is_wanted).collect();
     anyhow::ensure!(!contenders.is_empty(), "no contender has such a name");
     let settings = match command {
         Command::Growth { settings, .. } | Command::Settings { settings, .. } => &settings[..],
@@ -240,6 +234,14 @@ async fn run(command: &Command) -> anyhow::Result<()> {
     let runs = on_stage(options.events, take_turns).await?;
     let report = Report::of(&contenders, &runs, options.events);
     report.print(matches!(options.output, Format::Json))
+}
+
+/// Whether `--only` asks for this one of `names`; without it for all. A text that is the name of one
+/// asks for that one, any other for those that contain it.
+fn is_meant(only: &[String], name: &str, names: &[String]) -> bool {
+    let asks =
+        |text: &String| if names.contains(text) { text == name } else { name.contains(text) };
+    only.is_empty() || only.iter().any(asks)
 }
 
 /// PostgreSQL as it comes, and with each of these.

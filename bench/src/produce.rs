@@ -14,7 +14,7 @@ use tokio::process::Command;
 
 use crate::series::spread;
 use crate::stage::{Stage, on_stage};
-use crate::{Format, records, relay};
+use crate::{Format, is_meant, records, relay};
 
 /// Where Kafka's tools are kept, once Maven has fetched them.
 const TOOLS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/bench/kafka-tools");
@@ -44,7 +44,7 @@ pub(crate) struct ProduceOptions {
     /// How often each runs
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     runs: u32,
-    /// Only those whose names contain this, beside Kafka's own
+    /// Only the one of this name, or if there is none those whose names contain it, beside Kafka's own
     #[arg(long, value_name = "TEXT", value_delimiter = ',')]
     only: Vec<String>,
     /// How results are printed
@@ -124,10 +124,10 @@ async fn measure(stage: &Stage, options: &ProduceOptions) -> anyhow::Result<Vec<
     let mut lines = Vec::new();
     for (compression, publishers) in TURNS {
         let name_of = |publisher: Publisher| format!("{}, {compression}", publisher.name());
+        let names: Vec<String> = publishers.iter().map(|publisher| name_of(*publisher)).collect();
         let is_wanted = |publisher: &Publisher| {
-            let name = name_of(*publisher);
-            let named = options.only.iter().any(|text| name.contains(text.as_str()));
-            *publisher == Publisher::ProducerPerformance || options.only.is_empty() || named
+            *publisher == Publisher::ProducerPerformance
+                || is_meant(&options.only, &name_of(*publisher), &names)
         };
         let publishers: Vec<Publisher> = publishers.iter().copied().filter(is_wanted).collect();
         let mut series = vec![Vec::new(); publishers.len()];

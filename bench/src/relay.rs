@@ -34,11 +34,8 @@ pub(crate) async fn publish(stage: &Stage, topic: &str, rows: u64) -> anyhow::Re
     for statement in ["VACUUM (ANALYZE) outbox", "CHECKPOINT"] {
         sqlx::query(statement).execute(&mut connection).await?;
     }
-    let mut run = place.consumer("run");
-    run.args(["--listen", "127.0.0.1:0"]);
-    let before = stage.clocks();
-    let begun = Instant::now();
-    let mut program = Program::start(run, place.folder(), place.name())?;
+    let (before, begun) = (stage.clocks(), Instant::now());
+    let mut program = Program::start(place.consumer("run"), place.folder(), place.name())?;
     // From the last one seen on: those before it are dead, and would be looked at each time.
     let mut first = Some(0_i64);
     while let Some(from) = first {

@@ -60,7 +60,6 @@ async fn roll(stage: &Stage, options: &RollingOptions, has_names: bool) -> anyho
     let place = stage.empty_place(PARTITIONS).await?;
     let start = |number: u32, life: u32| {
         let mut run = place.consumer("run");
-        run.args(["--listen", "127.0.0.1:0"]);
         if has_names {
             run.args(["-X", &format!("group.instance.id=consumer-{number}")]);
         }

@@ -340,7 +340,8 @@ impl Place<'_> {
             .env("DATABASE_URL", &self.url)
             .env("ORDERS_TOPIC", &self.topic)
             .env("ORDERS_DLQ_TOPIC", self.dlq_topic())
-            .env("CONSUMER_GROUP", &self.group);
+            .env("CONSUMER_GROUP", &self.group)
+            .env("ORDER_CONSUMER_LISTEN", "127.0.0.1:0");
         consumer
     }
 

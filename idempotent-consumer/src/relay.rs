@@ -213,7 +213,7 @@ async fn publish(
     let most = producer.pace.rows();
     // In the round before.
     let mut acknowledged = Vec::new();
-    while !rows.is_empty() {
+    loop {
         table.renew_lease().await?;
         let has_more = rows.len() >= MANY;
         let mut flight = Flight::new(rows);
@@ -240,23 +240,25 @@ async fn publish(
             table.renew_lease().await?;
             sent = producer.send(&mut flight).await;
         }
-        let (arrived, failed): (Vec<_>, Vec<_>) =
-            flight.ended.drain(..).partition(|(_, outcome)| outcome.is_ok());
-        acknowledged.extend(arrived.into_iter().map(|(id, _)| id));
-        if !failed.is_empty() || !matches!(sent, Sent::All) {
-            table.remove(&mut acknowledged).await?;
-            return conclude(table, producer.pace, &flight.round, failed, sent).await;
-        }
-        rows = match next {
-            Ok(rows) if !is_over() => rows,
-            Ok(_) => Vec::new(),
-            Err(error) => {
-                table.remove(&mut acknowledged).await?;
-                return Err(error);
+        let mut failed = Vec::new();
+        for (id, outcome) in flight.ended {
+            match outcome {
+                Ok(()) => acknowledged.push(id),
+                Err(error) => failed.push((id, error)),
             }
-        };
+        }
+        let is_whole = failed.is_empty() && matches!(sent, Sent::All);
+        match next {
+            Ok(next) if is_whole && !next.is_empty() && !is_over() => rows = next,
+            next => {
+                table.remove(&mut acknowledged).await?;
+                if is_whole {
+                    return next.map(drop);
+                }
+                return conclude(table, producer.pace, &flight.round, failed, sent).await;
+            }
+        }
     }
-    table.remove(&mut acknowledged).await
 }
 
 /// Notes what Kafka refused, and says why this turn ends.
@@ -264,7 +266,7 @@ async fn conclude(
     table: &mut Table<'_>,
     pace: Pace,
     round: &Round,
-    failed: Vec<(i64, Ended)>,
+    failed: Vec<(i64, DeliveryError)>,
     sent: Sent,
 ) -> Result<(), RelayError> {
     let is_cancelled = matches!(sent, Sent::Cancelled);
@@ -273,14 +275,13 @@ async fn conclude(
         Sent::All | Sent::Waiting | Sent::Cancelled => None,
     };
     let (mut refused, mut together) = (false, false);
-    for (id, outcome) in failed {
-        match outcome {
-            Ok(()) => {}
-            Err(DeliveryError::Refused { reason, .. }) if pace == Pace::Batches => {
+    for (id, error) in failed {
+        match error {
+            DeliveryError::Refused { reason, .. } if pace == Pace::Batches => {
                 tracing::debug!(id, reason, "refused with others, will be sent by itself");
                 together = true;
             }
-            Err(DeliveryError::Refused { too_large, reason }) => {
+            DeliveryError::Refused { too_large, reason } => {
                 refused |= !too_large;
                 if too_large && round.row(id).is_some_and(|row| row.may_omit_value) {
                     table.omit_value(id).await?;
@@ -288,7 +289,7 @@ async fn conclude(
                     table.note_refused(id, &reason).await?;
                 }
             }
-            Err(DeliveryError::Unconfirmed(reason)) => unconfirmed = Some(reason),
+            DeliveryError::Unconfirmed(reason) => unconfirmed = Some(reason),
         }
     }
     match unconfirmed {
@@ -301,14 +302,11 @@ async fn conclude(
     }
 }
 
-/// What became of a row.
-type Ended = Result<(), DeliveryError>;
-
 /// A round on its way.
 struct Flight {
     round: Round,
     sending: Sending,
-    ended: Vec<(i64, Ended)>,
+    ended: Vec<(i64, Result<(), DeliveryError>)>,
     heard_at: Instant,
 }
 
