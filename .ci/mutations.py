@@ -83,9 +83,8 @@ MUTATIONS = [
         "no-folding",
         "each message of a batch whose id was won counts as new",
         [(ENGINE + "outcome.rs",
-          "                match first_in_batch.entry(message.id) {\n",
-          "                first_in_batch.clear();\n"
-          "                match first_in_batch.entry(message.id) {\n")],
+          "            if result.has_won(index) {\n",
+          "            if result.has_won(index) || winners.contains_key(&message.id) {\n")],
         (LIBRARY, "however_messages_are_cut_into_batches_each_id_is_fresh_exactly_once"),
         (CONSUMER_TESTS, "a_message_twice_in_one_batch_is_applied_once"),
     ),

@@ -43,25 +43,26 @@ pub struct Envelope<'a> {
 
 /// Reads the envelope. Whatever is not there or not text is missing; this never fails.
 pub fn envelope(record: &Record) -> Envelope<'_> {
-    if is_structured(&record.headers) {
+    let names = ["content-type", "ce_id", "ce_source", "ce_type"];
+    let [content_type, id, source, event_type] = record.headers.get_each(names);
+    if content_type.is_some_and(is_of_cloudevents) {
         return record.value.as_deref().map(structured).unwrap_or_default();
     }
-    let attribute =
-        |name| record.headers.get_str(name).filter(|text| !text.is_empty()).map(Cow::Borrowed);
-    Envelope {
-        id: attribute("ce_id"),
-        source: attribute("ce_source"),
-        event_type: attribute("ce_type"),
-    }
+    Envelope { id: text_of(id), source: text_of(source), event_type: text_of(event_type) }
+}
+
+fn text_of(value: Option<&[u8]>) -> Option<Cow<'_, str>> {
+    std::str::from_utf8(value?).ok().filter(|text| !text.is_empty()).map(Cow::Borrowed)
 }
 
 /// Whether the record is in CloudEvents structured mode.
 pub fn is_structured(headers: &Headers) -> bool {
+    headers.get("content-type").is_some_and(is_of_cloudevents)
+}
+
+fn is_of_cloudevents(content_type: &[u8]) -> bool {
     const PREFIX: &[u8] = b"application/cloudevents";
-    headers
-        .get("content-type")
-        .and_then(|value| value.get(..PREFIX.len()))
-        .is_some_and(|start| start.eq_ignore_ascii_case(PREFIX))
+    content_type.get(..PREFIX.len()).is_some_and(|start| start.eq_ignore_ascii_case(PREFIX))
 }
 
 fn structured(value: &[u8]) -> Envelope<'_> {

@@ -65,25 +65,35 @@ impl fmt::Display for PartitionKey {
 
 /// A record's headers, in their order, repeats and empty values included.
 ///
-/// All names and values lie in one buffer, since a consumer makes one of these for every record.
+/// All of them lie in one buffer, since a consumer makes one of these for every record.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Headers {
+    /// Of each header two lengths, its name and its value.
     bytes: Vec<u8>,
-    entries: Vec<HeaderEntry>,
+    len: usize,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct HeaderEntry {
-    name_len: u32,
-    /// `NULL` if the value is null.
-    value_len: u32,
-}
-
-/// No record of Kafka has so many bytes.
+/// What each of the two lengths before a header takes.
+const LENGTH: usize = size_of::<u32>();
+/// In the place of a value's length if it is null: no record of Kafka has so many bytes.
 const NULL: u32 = u32::MAX;
 
 fn len_of(bytes: &[u8]) -> u32 {
     u32::try_from(bytes.len()).ok().filter(|len| *len < NULL).expect("a header of 4 GiB")
+}
+
+/// Cuts a length off.
+fn take_len(bytes: &mut &[u8]) -> Option<u32> {
+    let (len, rest) = bytes.split_first_chunk::<LENGTH>()?;
+    *bytes = rest;
+    Some(u32::from_ne_bytes(*len))
+}
+
+/// Cuts so many bytes off.
+fn take<'a>(bytes: &mut &'a [u8], len: u32) -> Option<&'a [u8]> {
+    let (start, rest) = bytes.split_at_checked(usize::try_from(len).ok()?)?;
+    *bytes = rest;
+    Some(start)
 }
 
 impl Headers {
@@ -95,7 +105,7 @@ impl Headers {
     /// Forgets all headers and keeps the memory.
     pub(crate) fn clear(&mut self) {
         self.bytes.clear();
-        self.entries.clear();
+        self.len = 0;
     }
 
     /// Appends a header; a name may repeat, a value may be null.
@@ -104,21 +114,31 @@ impl Headers {
     /// Name or value have 4 GiB, which no record can carry.
     pub fn push(&mut self, name: impl AsRef<[u8]>, value: Option<&[u8]>) {
         let name = name.as_ref();
+        self.bytes.extend_from_slice(&len_of(name).to_ne_bytes());
+        self.bytes.extend_from_slice(&value.map_or(NULL, len_of).to_ne_bytes());
         self.bytes.extend_from_slice(name);
-        if let Some(value) = value {
-            self.bytes.extend_from_slice(value);
-        }
-        self.entries
-            .push(HeaderEntry { name_len: len_of(name), value_len: value.map_or(NULL, len_of) });
+        self.bytes.extend_from_slice(value.unwrap_or_default());
+        self.len += 1;
     }
 
     /// The value of the last header of that name, without regard to ASCII case; `None` if there is
     /// none or its value is null.
     pub fn get(&self, name: &str) -> Option<&[u8]> {
-        self.iter()
-            .filter(|(n, _)| n.eq_ignore_ascii_case(name.as_bytes()))
-            .last()
-            .and_then(|(_, value)| value)
+        let [value] = self.get_each([name]);
+        value
+    }
+
+    /// The same of several names, in one walk.
+    pub fn get_each<const N: usize>(&self, names: [&str; N]) -> [Option<&[u8]>; N] {
+        let mut values = [None; N];
+        for (name, value) in self.iter() {
+            for (wanted, found) in names.iter().zip(&mut values) {
+                if name.eq_ignore_ascii_case(wanted.as_bytes()) {
+                    *found = value;
+                }
+            }
+        }
+        values
     }
 
     /// The value of the last header of that name, if it is text.
@@ -128,32 +148,28 @@ impl Headers {
 
     /// Names and values in order.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
-        let mut at = 0;
-        self.entries.iter().map(move |entry| {
-            let name = &self.bytes[at..at + entry.name_len as usize];
-            at += name.len();
-            let value = (entry.value_len != NULL).then(|| {
-                let value = &self.bytes[at..at + entry.value_len as usize];
-                at += value.len();
-                value
-            });
-            (name, value)
+        let mut rest = &self.bytes[..];
+        std::iter::from_fn(move || {
+            let (name, value) = (take_len(&mut rest)?, take_len(&mut rest)?);
+            let name = take(&mut rest, name)?;
+            let value = if value == NULL { None } else { Some(take(&mut rest, value)?) };
+            Some((name, value))
         })
     }
 
     /// How many headers there are.
     pub fn len(&self) -> usize {
-        self.entries.len()
+        self.len
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.len == 0
     }
 
     /// Bytes of all names and values.
     pub fn size_bytes(&self) -> usize {
-        self.bytes.len()
+        self.bytes.len() - self.len * 2 * LENGTH
     }
 
     /// The form in which a database row keeps headers, as a value; see [`Headers::serialize`].

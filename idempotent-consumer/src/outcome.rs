@@ -24,7 +24,7 @@
 //! ```
 
 use std::borrow::Cow;
-use std::collections::hash_map::Entry;
+use std::cell::LazyCell;
 use std::collections::{HashMap, HashSet};
 
 use crate::failure::FailureClass;
@@ -150,12 +150,27 @@ fn fold(mut claims: Vec<Claim>) -> Vec<Claim> {
 /// What the claims came to.
 #[derive(Debug, Default)]
 pub struct ClaimResult {
-    /// Ids that this transaction won.
-    pub won: HashSet<MessageId>,
+    /// Of each message of the batch, by its index, whether it won the id it claimed.
+    won: Vec<bool>,
     /// The fingerprints of those it did not win, read in a statement of its own afterwards.
     pub held: HashMap<MessageId, Fingerprint>,
     /// Messages of the batch, by their indices, that are redriven: the claim is theirs to replace.
     pub redriven: HashSet<usize>,
+}
+
+impl ClaimResult {
+    /// The message at this index of the batch wins the id it claimed.
+    pub fn wins(&mut self, index: usize) {
+        if self.won.len() <= index {
+            self.won.resize(index + 1, false);
+        }
+        self.won[index] = true;
+    }
+
+    /// Whether it did.
+    pub fn has_won(&self, index: usize) -> bool {
+        self.won.get(index).is_some_and(|won| *won)
+    }
 }
 
 /// What a message is, once the claims are known.
@@ -174,12 +189,17 @@ pub enum Standing {
 #[error("the claim of {0} vanished while it was being compared")]
 pub struct ClaimVanished(pub MessageId);
 
-/// Judges each message of the batch by the claims.
+/// Judges each message of the batch by the claims. Of those with one id only the first can have won it.
 ///
 /// # Errors
 /// [`ClaimVanished`], which trying again mends.
 pub fn judge(batch: &[Candidate], result: &ClaimResult) -> Result<Vec<Standing>, ClaimVanished> {
-    let mut first_in_batch: HashMap<MessageId, &Fingerprint> = HashMap::with_capacity(batch.len());
+    // Most batches have no repeats.
+    let winners = LazyCell::new(|| {
+        let has_won = |(index, _): &(usize, &Candidate)| result.has_won(*index);
+        let winners = batch.iter().enumerate().filter(has_won);
+        winners.map(|(_, it)| (it.id, it.fingerprint)).collect::<HashMap<_, _>>()
+    });
     batch
         .iter()
         .enumerate()
@@ -190,17 +210,12 @@ pub fn judge(batch: &[Candidate], result: &ClaimResult) -> Result<Vec<Standing>,
             if message.content == Content::Settled {
                 return Ok(Standing::Duplicate);
             }
-            let owner = if result.won.contains(&message.id) {
-                match first_in_batch.entry(message.id) {
-                    Entry::Vacant(first) => {
-                        first.insert(&message.fingerprint);
-                        return Ok(Standing::Fresh);
-                    }
-                    Entry::Occupied(first) => *first.get(),
-                }
-            } else {
-                result.held.get(&message.id).ok_or(ClaimVanished(message.id))?
-            };
+            if result.has_won(index) {
+                return Ok(Standing::Fresh);
+            }
+            let id = &message.id;
+            let owner = result.held.get(id).or_else(|| winners.get(id));
+            let owner = owner.ok_or(ClaimVanished(*id))?;
             Ok(if *owner == message.fingerprint {
                 Standing::Duplicate
             } else {
@@ -253,7 +268,7 @@ mod tests {
                 result.held.insert(claim.id, *fingerprint);
             } else {
                 table.insert(claim.id, batch[claim.index].fingerprint);
-                result.won.insert(claim.id);
+                result.wins(claim.index);
             }
         }
         result
@@ -295,6 +310,16 @@ mod tests {
         let standings = judge(&batch, &result).unwrap();
         assert_eq!(standings[..3], [Standing::Duplicate, Standing::Fresh, Standing::Duplicate]);
         assert!(matches!(standings[3], Standing::Conflict(_)));
+    }
+
+    #[test]
+    fn beside_a_redriven_copy_that_wins_its_id_anew_nothing_of_its_message_is_fresh() {
+        let batch = [message(1, 1), message(1, 1), message(1, 2)];
+        let mut result = ask(&batch, &mut HashMap::new());
+        result.redriven.insert(0);
+        let standings = judge(&batch, &result).unwrap();
+        assert_eq!(standings[..2], [Standing::Fresh, Standing::Duplicate]);
+        assert!(matches!(standings[2], Standing::Conflict(_)));
     }
 
     #[test]

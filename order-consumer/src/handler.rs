@@ -15,6 +15,7 @@
 mod statements;
 
 use std::borrow::Cow;
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 
 use idempotent_consumer::copy::Optimism;
@@ -89,6 +90,9 @@ impl Handler for OrderHandler {
 
 /// The orders of a batch whose first event in it is not that they are placed.
 fn not_placed_here(batch: &[&Message<OrderEvent>]) -> Vec<Uuid> {
+    if batch.iter().all(|message| matches!(message.body, OrderEvent::Placed(_))) {
+        return Vec::new();
+    }
     let mut met = HashSet::with_capacity(batch.len());
     batch
         .iter()
@@ -159,7 +163,9 @@ pub(crate) fn items_of(content: &OrderContent) -> serde_json::Value {
 /// What a batch does, before it is written.
 #[derive(Debug, Default)]
 struct Effects<'b> {
-    orders: HashMap<Uuid, Order<'b>>,
+    orders: Vec<(Uuid, Order<'b>)>,
+    /// Where each of them is.
+    places: HashMap<Uuid, usize>,
     totals: Totals<'b>,
     /// What is to be told of its events, in their order.
     notifications: Vec<Outgoing>,
@@ -176,8 +182,13 @@ impl<'b> Effects<'b> {
         batch: &[&'b Message<OrderEvent>],
         topic: Option<&str>,
     ) -> (Self, Vec<Answer>) {
-        let mut effects = Self { orders, ..Self::default() };
-        effects.orders.reserve(batch.len());
+        let mut effects = Self::default();
+        let room = orders.len() + batch.len();
+        effects.orders.reserve(room);
+        effects.places.reserve(room);
+        for (id, order) in orders {
+            effects.put(id, order);
+        }
         let answers = batch
             .iter()
             .map(|message| match effects.apply(&message.body, message.id.0) {
@@ -195,7 +206,7 @@ impl<'b> Effects<'b> {
 
     /// Notes what to tell of an event that was just applied.
     fn tell(&mut self, topic: &str, message: &Message<OrderEvent>) {
-        let Some(order) = self.orders.get(&message.body.order_id()) else { return };
+        let Some(order) = self.order(&message.body.order_id()) else { return };
         let notification = OrderNotification {
             order_id: message.body.order_id(),
             status: order.status,
@@ -209,7 +220,7 @@ impl<'b> Effects<'b> {
 
     /// Applies an event. `true`: the order's status is another one now.
     fn apply(&mut self, event: &'b OrderEvent, message_id: Uuid) -> Result<bool, Rejection> {
-        let current = self.orders.get(&event.order_id());
+        let current = self.order(&event.order_id());
         if current.is_some_and(|order| order.customer_id != event.customer_id().as_str()) {
             return Err(Rejection::CustomerMismatch);
         }
@@ -238,8 +249,22 @@ impl<'b> Effects<'b> {
         if after.counts() {
             self.add_to_total(&after, 1);
         }
-        self.orders.insert(event.order_id(), after);
+        self.put(event.order_id(), after);
         Ok(has_moved)
+    }
+
+    fn order(&self, id: &Uuid) -> Option<&Order<'b>> {
+        self.places.get(id).map(|at| &self.orders[*at].1)
+    }
+
+    fn put(&mut self, id: Uuid, order: Order<'b>) {
+        match self.places.entry(id) {
+            Entry::Occupied(place) => self.orders[*place.get()].1 = order,
+            Entry::Vacant(place) => {
+                place.insert(self.orders.len());
+                self.orders.push((id, order));
+            }
+        }
     }
 
     fn add_to_total(&mut self, order: &Order<'b>, sign: i64) {
@@ -386,7 +411,8 @@ mod tests {
         effects.apply(&placed, Uuid::nil()).unwrap();
         effects.apply(&again, Uuid::from_u128(7)).unwrap();
         assert_eq!(total(&effects, "EUR"), (1, 900));
-        assert_eq!(effects.orders[&Uuid::from_u128(1)].last_message_id, Uuid::nil());
+        let order = effects.order(&Uuid::from_u128(1)).unwrap();
+        assert_eq!(order.last_message_id, Uuid::nil());
         assert_eq!(effects.apply(&other, Uuid::nil()), Err(Rejection::OrderExists));
     }
 

@@ -70,7 +70,10 @@ impl Mode {
     /// By the content type. A record without one is read as binary mode with JSON: many clients
     /// set only the `ce_` headers.
     pub(crate) fn of(content_type: Option<&[u8]>) -> Result<Self, EventError> {
-        let Some(content_type) = content_type else { return Ok(Self::Binary) };
+        let content_type = match content_type {
+            None | Some(b"application/json") => return Ok(Self::Binary),
+            Some(content_type) => content_type,
+        };
         let unsupported =
             || EventError::UnsupportedContentType { content_type: excerpt_bytes(content_type) };
         let text = std::str::from_utf8(content_type).map_err(|_| unsupported())?;

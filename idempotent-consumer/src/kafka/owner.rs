@@ -13,6 +13,7 @@ use std::time::Duration;
 use rdkafka::Statistics;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaErrorCode;
 use tokio::sync::mpsc::UnboundedSender;
@@ -25,7 +26,7 @@ use super::queue::PartitionQueue;
 use super::raw;
 use super::settings::{KafkaSettings, set_default};
 use crate::failpoint::failpoint;
-use crate::message::{Headers, Record};
+use crate::message::Headers;
 
 /// What the owner tells the engine.
 #[derive(Debug)]
@@ -67,6 +68,9 @@ pub(crate) enum Command {
 const PATIENCE: Duration = Duration::from_millis(50);
 /// The same while no other partition has need of the owner.
 const LONG_PATIENCE: Duration = Duration::from_millis(250);
+
+/// Records that are read one after the other before commands are looked for again.
+const IN_A_ROW: u32 = 32;
 
 /// A seek is refused until the client has started on the partition; after so many refusals the
 /// partition is assigned anew at the wanted offset.
@@ -113,7 +117,6 @@ pub(crate) fn start(
     let owner = Owner {
         clock_watch: ClockWatch::start(Arc::clone(&consumer)).map_err(|e| no_thread(&e))?,
         consumer,
-        topic: settings.topic.as_str().into(),
         scratch: Headers::new(),
         settings,
         commands,
@@ -137,8 +140,6 @@ struct Owner {
     consumer: Arc<BaseConsumer<Callbacks>>,
     clock_watch: ClockWatch,
     settings: OwnerSettings,
-    /// The topic's name, for each record.
-    topic: Arc<str>,
     scratch: Headers,
     commands: mpsc::Receiver<Command>,
     events: UnboundedSender<Event>,
@@ -151,6 +152,9 @@ struct Owner {
 
 struct Assigned {
     epoch: u64,
+    /// The topic's name, for each record. Of this partition alone: records are made here and dropped
+    /// in the lane, and counting both in one place for all partitions would cost all of them.
+    topic: Arc<str>,
     queue: Arc<PartitionQueue>,
     flow: Flow,
     /// Position and log's end as the last statistics had them, to see that nothing moves.
@@ -188,22 +192,32 @@ impl Owner {
         while !self.closing {
             self.obey();
             self.advance();
-            let wait = if self.is_seeking() { 10 } else { 50 };
-            match self.consumer.poll(Duration::from_millis(wait)) {
-                Some(Ok(message)) => {
-                    self.reads();
-                    let record = raw::record_of(&self.topic, &message, &mut self.scratch);
-                    deliver(&self.consumer, &mut self.partitions, &self.topic, record);
+            let mut wait = Duration::from_millis(if self.is_seeking() { 10 } else { 50 });
+            for _ in 0..IN_A_ROW {
+                let goes_on = match self.consumer.poll(wait) {
+                    Some(Ok(message)) => {
+                        self.reads();
+                        let scratch = &mut self.scratch;
+                        deliver(&self.consumer, &mut self.partitions, &message, scratch)
+                    }
+                    Some(Err(KafkaError::PartitionEOF(partition))) => {
+                        self.reads();
+                        self.reached_end(partition);
+                        false
+                    }
+                    Some(Err(error)) => {
+                        self.heed(&error);
+                        false
+                    }
+                    None => false,
+                };
+                while let Some(note) = self.consumer.context().take() {
+                    self.note(note);
                 }
-                Some(Err(KafkaError::PartitionEOF(partition))) => {
-                    self.reads();
-                    self.reached_end(partition);
+                if !goes_on {
+                    break;
                 }
-                Some(Err(error)) => self.heed(&error),
-                None => {}
-            }
-            while let Some(note) = self.consumer.context().take() {
-                self.note(note);
+                wait = Duration::ZERO;
             }
         }
         let Self { consumer, clock_watch, .. } = self;
@@ -327,6 +341,7 @@ impl Owner {
                         partition,
                         Assigned {
                             epoch,
+                            topic: self.settings.topic.as_str().into(),
                             queue: Arc::clone(&queue),
                             flow: Flow::Waiting,
                             seen: None,
@@ -506,27 +521,28 @@ fn list_of(topic: &str, partition: i32) -> TopicPartitionList {
     list
 }
 
-/// Puts a record into its lane's queue, and pauses the partition if that stays full.
+/// Puts a record into its lane's queue, and pauses the partition if that stays full. Returns whether
+/// there was room at once.
 fn deliver(
     consumer: &BaseConsumer<Callbacks>,
     partitions: &mut HashMap<i32, Assigned>,
-    topic: &str,
-    record: Record,
-) {
-    let partition = record.source.partition;
-    let Some(assigned) = partitions.get_mut(&partition) else { return };
+    message: &BorrowedMessage<'_>,
+    scratch: &mut Headers,
+) -> bool {
+    let (partition, offset) = (message.partition(), message.offset());
+    let Some(assigned) = partitions.get_mut(&partition) else { return true };
     let next = match &mut assigned.flow {
         Flow::Running { next } | Flow::Full { next } => next,
         // Fetched before the seek.
-        Flow::Waiting | Flow::Seeking { .. } => return,
+        Flow::Waiting | Flow::Seeking { .. } => return true,
     };
-    if record.offset < *next {
-        return;
+    if offset < *next {
+        return true;
     }
-    *next = record.offset + 1;
+    *next = offset + 1;
     let next = *next;
-    if assigned.queue.push(record) {
-        return;
+    if assigned.queue.push(raw::record_of(&assigned.topic, message, scratch)) {
+        return true;
     }
     let queue = Arc::clone(&assigned.queue);
     let is_needed = partitions.iter().any(|(other, it)| *other != partition && it.needs_owner());
@@ -535,11 +551,12 @@ fn deliver(
         && let Some(assigned) = partitions.get_mut(&partition)
         && matches!(assigned.flow, Flow::Running { .. })
     {
-        match consumer.pause(&list_of(topic, partition)) {
+        match consumer.pause(&list_of(&assigned.topic, partition)) {
             Ok(()) => assigned.flow = Flow::Full { next },
             Err(error) => tracing::warn!(%error, "pause"),
         }
     }
+    false
 }
 
 /// The way out when the client refuses to seek: it gave up fetching the partition.

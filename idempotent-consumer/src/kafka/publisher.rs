@@ -1,13 +1,14 @@
 //! Publishing with a known end: each record is acknowledged, refused, or unconfirmed.
 
 use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use rdkafka::error::KafkaError;
 use rdkafka::message::{DeliveryResult, Message as _};
-use rdkafka::producer::{
-    BaseRecord, Producer as _, ProducerContext, PurgeConfig, ThreadedProducer,
-};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext, PurgeConfig};
 use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{ClientConfig, ClientContext, Statistics};
 
@@ -95,7 +96,7 @@ pub enum DeliveryError {
 /// An idempotent producer with acks=all. Dropping it reports everything unfinished as unconfirmed.
 pub struct Publisher {
     /// `None` only while it is dropped.
-    producer: Option<ThreadedProducer<Reports>>,
+    producer: Option<Served>,
 }
 
 impl Drop for Publisher {
@@ -104,7 +105,7 @@ impl Drop for Publisher {
     /// returns: the next publisher may begin with the same records.
     fn drop(&mut self) {
         if let Some(producer) = self.producer.take() {
-            end(Box::new(producer));
+            end(Arc::new(producer));
         }
     }
 }
@@ -154,7 +155,7 @@ impl Publisher {
         Ok(Self { producer: Some(producer) })
     }
 
-    fn producer(&self) -> &ThreadedProducer<Reports> {
+    fn producer(&self) -> &BaseProducer<Reports> {
         self.producer.as_ref().expect("it is there until this is dropped")
     }
 
@@ -231,25 +232,69 @@ pub(super) fn configure(settings: &KafkaSettings, options: &PublisherOptions) ->
 }
 
 /// A client with a thread of its own, on which `on_delivery` runs.
+///
+/// rdkafka's `ThreadedProducer` is the same, but waits a tenth of a second at a time, and asks through
+/// the last millisecond of each without waiting: a hundredth of a processor, also where nothing is sent.
+pub(super) struct Served {
+    producer: Arc<BaseProducer<Reports>>,
+    ends: Arc<AtomicBool>,
+    /// `None` only while it is dropped.
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What the thread waits at a time, and the end of the client for the thread.
+const SERVES_FOR: Duration = Duration::from_secs(1);
+
+impl Served {
+    fn new(producer: BaseProducer<Reports>) -> std::io::Result<Self> {
+        let producer = Arc::new(producer);
+        let ends = Arc::new(AtomicBool::new(false));
+        let (served, is_over) = (Arc::clone(&producer), Arc::clone(&ends));
+        let serve = move || {
+            while !is_over.load(Relaxed) {
+                served.poll(SERVES_FOR);
+            }
+        };
+        let thread = thread::Builder::new().name("kafka-publisher".to_owned()).spawn(serve)?;
+        Ok(Self { producer, ends, thread: Some(thread) })
+    }
+}
+
+impl Deref for Served {
+    type Target = BaseProducer<Reports>;
+
+    fn deref(&self) -> &BaseProducer<Reports> {
+        &self.producer
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.ends.store(true, Relaxed);
+        // It has a part in the client, whose end is waited for.
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}
+
+/// A client that is served by a thread.
 pub(super) fn create(
     config: &ClientConfig,
     settings: &KafkaSettings,
     on_delivery: impl Fn(Delivery) + Send + Sync + 'static,
-) -> Result<ThreadedProducer<Reports>, SettingsError> {
+) -> Result<Served, SettingsError> {
+    let refused =
+        |reason: String| SettingsError::Refused { name: "of the producer".to_owned(), reason };
     let rebootstrap = Rebootstrap::new(settings);
     let reports = Reports { on_delivery: Box::new(on_delivery), rebootstrap };
-    let producer: ThreadedProducer<Reports> =
-        config.create_with_context(reports).map_err(|error| SettingsError::Refused {
-            name: "of the producer".to_owned(),
-            reason: error.to_string(),
-        })?;
+    let producer: BaseProducer<Reports> =
+        config.create_with_context(reports).map_err(|error| refused(error.to_string()))?;
     producer.context().rebootstrap.watch(producer.client().native_ptr());
-    Ok(producer)
+    Served::new(producer).map_err(|error| refused(error.to_string()))
 }
 
 /// Hands a record over; `Ok(false)` if the queue is full.
 pub(super) fn try_send(
-    producer: &ThreadedProducer<Reports>,
+    producer: &BaseProducer<Reports>,
     record: &Publication<'_>,
     token: u64,
 ) -> Result<bool, DeliveryError> {
@@ -282,10 +327,10 @@ pub(super) fn try_send(
 }
 
 /// Gives up what is unfinished. Once this returns nothing more is sent.
-pub(super) fn end(producer: impl Deref<Target = ThreadedProducer<Reports>> + Send + 'static) {
+pub(super) fn end(producer: Arc<Served>) {
     producer.purge(PurgeConfig::default().queue().inflight());
     // Without a thread to be had, it is waited for after all.
-    let _ = std::thread::Builder::new().spawn(move || drop(producer));
+    let _ = thread::Builder::new().spawn(move || drop(producer));
 }
 
 /// Refused means: certainly not in the log, and no use to try again. Everything else may be there.

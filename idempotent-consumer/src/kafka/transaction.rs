@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::error::{KafkaError, RDKafkaError};
-use rdkafka::producer::{Producer as _, ThreadedProducer};
+use rdkafka::producer::Producer as _;
 use rdkafka::types::RDKafkaErrorCode;
 
-use super::publisher::{self, Delivery, DeliveryError, Publication, PublisherOptions, Reports};
+use super::publisher::{self, Delivery, DeliveryError, Publication, PublisherOptions, Served};
 use super::settings::{KafkaSettings, SettingsError};
 use crate::failpoint::failpoint;
 
@@ -86,7 +86,7 @@ pub enum TransactionError {
 /// A publisher all of whose records are in transactions. Every call may block: not for async code.
 pub struct TransactionalPublisher {
     /// `None` only while it is dropped.
-    producer: Option<Arc<ThreadedProducer<Reports>>>,
+    producer: Option<Arc<Served>>,
     transactional: Transactional,
     is_open: bool,
     /// Some record of the transaction has its end.
@@ -181,7 +181,7 @@ impl TransactionalPublisher {
         Ok(Transaction { publisher: self })
     }
 
-    fn producer(&self) -> &Arc<ThreadedProducer<Reports>> {
+    fn producer(&self) -> &Arc<Served> {
         self.producer.as_ref().expect("it is there until this is dropped")
     }
 

@@ -1,7 +1,7 @@
 //! The transaction of a batch, as types: a claim before any effect, progress before the commit,
 //! and a commit before the offset. Each step gives the next.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 
 use sqlx::{Connection, PgConnection, Postgres, Row, Transaction};
@@ -190,6 +190,7 @@ impl<'c> Opened<'c> {
         let row = |claim: &Claim| {
             let Candidate { fingerprint, of_old_log, .. } = &batch[claim.index];
             ClaimRow {
+                index: claim.index,
                 id: claim.id.0,
                 offset: offsets[claim.index],
                 batch_seq: if *of_old_log { self.accepted_batch_seq } else { self.batch_seq },
@@ -242,13 +243,18 @@ impl<'c> Claimed<'c> {
         claims: &[Claim],
         batch: &[Candidate],
         offsets: &[i64],
-    ) -> Result<std::collections::HashSet<MessageId>, BatchError> {
+    ) -> Result<HashSet<MessageId>, BatchError> {
         if claims.is_empty() {
-            return Ok(std::collections::HashSet::new());
+            return Ok(HashSet::new());
         }
         let rows = self.opened.rows_of(claims, batch, offsets);
         let Opened { transaction, lane, .. } = &mut self.opened;
-        Ok(claims::insert(transaction, lane, &rows).await?.won)
+        let result = claims::insert(transaction, lane, &rows).await?;
+        Ok(claims
+            .iter()
+            .filter(|claim| result.has_won(claim.index))
+            .map(|claim| claim.id)
+            .collect())
     }
 
     /// The database's clock when the transaction began, in milliseconds since 1970.

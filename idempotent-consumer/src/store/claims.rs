@@ -1,6 +1,6 @@
 //! Claims: rows of `processed_messages`, as the transaction of a batch makes and reads them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
 
 use sqlx::PgConnection;
@@ -25,6 +25,8 @@ pub(crate) struct Claiming {
 
 /// A claim as `processed_messages` has it.
 pub(super) struct ClaimRow<'b> {
+    /// Which message of the batch claims it.
+    pub index: usize,
     pub id: Uuid,
     pub offset: i64,
     pub batch_seq: i64,
@@ -70,7 +72,9 @@ async fn copy(
     if fresh.is_empty() {
         return Ok(Some(result));
     }
-    result.won = fresh.iter().map(|row| MessageId(row.id)).collect();
+    for row in &fresh {
+        result.wins(row.index);
+    }
     let into = r#"processed_messages
         (message_id, "offset", batch_seq, partition, consumer_group, topic, outcome, fingerprint)"#;
     let encode = |out: &mut BinaryRow, row: &&ClaimRow<'_>| {
@@ -118,13 +122,16 @@ pub(super) async fn insert(
     .bind(&lane.topic)
     .fetch_all(&mut *connection)
     .await?;
-    let won = won.into_iter().map(MessageId).collect();
-    let mut result = ClaimResult { won, ..ClaimResult::default() };
-    let lost: Vec<Uuid> =
-        ids.into_iter().filter(|id| !result.won.contains(&MessageId(*id))).collect();
-    if lost.is_empty() {
+    let won: HashSet<Uuid> = won.into_iter().collect();
+    let mut result = ClaimResult::default();
+    let (ours, others): (Vec<_>, Vec<_>) = rows.iter().partition(|row| won.contains(&row.id));
+    for row in ours {
+        result.wins(row.index);
+    }
+    if others.is_empty() {
         return Ok(result);
     }
+    let lost: Vec<Uuid> = others.into_iter().map(|row| row.id).collect();
     result.held = holders(connection, &lane.group, &lost).await?;
     Ok(result)
 }
