@@ -128,7 +128,7 @@ impl Headers {
         value
     }
 
-    /// The same of several names, in one walk.
+    /// What [`get`](Self::get) finds under each of several names, in one walk.
     pub fn get_each<const N: usize>(&self, names: [&str; N]) -> [Option<&[u8]>; N] {
         let mut values = [None; N];
         for (name, value) in self.iter() {

@@ -159,16 +159,16 @@ pub struct ClaimResult {
 }
 
 impl ClaimResult {
-    /// The message at this index of the batch wins the id it claimed.
-    pub fn wins(&mut self, index: usize) {
+    /// The message at this index of the batch has won the id it claimed.
+    pub(crate) fn note_won(&mut self, index: usize) {
         if self.won.len() <= index {
             self.won.resize(index + 1, false);
         }
         self.won[index] = true;
     }
 
-    /// Whether it did.
-    pub fn has_won(&self, index: usize) -> bool {
+    /// Whether this one has.
+    pub(crate) fn has_won(&self, index: usize) -> bool {
         self.won.get(index).is_some_and(|won| *won)
     }
 }
@@ -189,16 +189,16 @@ pub enum Standing {
 #[error("the claim of {0} vanished while it was being compared")]
 pub struct ClaimVanished(pub MessageId);
 
-/// Judges each message of the batch by the claims. Of those with one id only the first can have won it.
+/// Judges each message of the batch by the claims. Of those with one id only the first that claims it can have won it.
 ///
 /// # Errors
 /// [`ClaimVanished`], which trying again mends.
 pub fn judge(batch: &[Candidate], result: &ClaimResult) -> Result<Vec<Standing>, ClaimVanished> {
-    // Most batches have no repeats.
+    // What the winner of each id says, for repeats within the batch, of which most have none.
     let winners = LazyCell::new(|| {
         let has_won = |(index, _): &(usize, &Candidate)| result.has_won(*index);
-        let winners = batch.iter().enumerate().filter(has_won);
-        winners.map(|(_, it)| (it.id, it.fingerprint)).collect::<HashMap<_, _>>()
+        let won = batch.iter().enumerate().filter(has_won);
+        won.map(|(_, winner)| (winner.id, winner.fingerprint)).collect::<HashMap<_, _>>()
     });
     batch
         .iter()
@@ -268,7 +268,7 @@ mod tests {
                 result.held.insert(claim.id, *fingerprint);
             } else {
                 table.insert(claim.id, batch[claim.index].fingerprint);
-                result.wins(claim.index);
+                result.note_won(claim.index);
             }
         }
         result

@@ -90,7 +90,9 @@ impl Handler for OrderHandler {
 
 /// The orders of a batch whose first event in it is not that they are placed.
 fn not_placed_here(batch: &[&Message<OrderEvent>]) -> Vec<Uuid> {
-    if batch.iter().all(|message| matches!(message.body, OrderEvent::Placed(_))) {
+    let is_placed = |message: &&Message<OrderEvent>| matches!(message.body, OrderEvent::Placed(_));
+    // As in most batches.
+    if batch.iter().all(is_placed) {
         return Vec::new();
     }
     let mut met = HashSet::with_capacity(batch.len());
@@ -163,8 +165,9 @@ pub(crate) fn items_of(content: &OrderContent) -> serde_json::Value {
 /// What a batch does, before it is written.
 #[derive(Debug, Default)]
 struct Effects<'b> {
+    /// A list, since a hash table of what is so large costs more.
     orders: Vec<(Uuid, Order<'b>)>,
-    /// Where each of them is.
+    /// Where in it each of them is.
     places: HashMap<Uuid, usize>,
     totals: Totals<'b>,
     /// What is to be told of its events, in their order.

@@ -71,6 +71,7 @@ impl Mode {
     /// set only the `ce_` headers.
     pub(crate) fn of(content_type: Option<&[u8]>) -> Result<Self, EventError> {
         let content_type = match content_type {
+            // What nearly every record says takes no parsing.
             None | Some(b"application/json") => return Ok(Self::Binary),
             Some(content_type) => content_type,
         };

@@ -521,8 +521,8 @@ fn list_of(topic: &str, partition: i32) -> TopicPartitionList {
     list
 }
 
-/// Puts a record into its lane's queue, and pauses the partition if that stays full. Returns whether
-/// there was room at once.
+/// Puts a record into its lane's queue, if it is wanted, and pauses the partition if that stays full.
+/// Returns whether to read on at once: nothing had to be waited for.
 fn deliver(
     consumer: &BaseConsumer<Callbacks>,
     partitions: &mut HashMap<i32, Assigned>,

@@ -25,6 +25,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Waits after a transaction that failed.
 const BACKOFF: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
+/// A client that nobody answered goes on asking for its transactional id until it has ended, and would
+/// fence the next one if it were heard later than that.
+const CLIENT_ENDS: Duration = Duration::from_millis(500);
 /// How often the thread looks whether it is to stop.
 pub(super) const TICK: Duration = Duration::from_millis(50);
 
@@ -264,17 +267,27 @@ impl<S: Stage> Worker<S> {
             // Whoever begins under the id anew learns first what became of the last transaction.
             self.publisher = None;
         }
-        let until = Instant::now() + self.backoff;
+        let backoff = self.backoff;
         self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
-        while Instant::now() < until && !self.stop.is_cancelled() {
-            self.input.serve(TICK)?;
-        }
+        self.wait(backoff)?;
         while self.publisher.is_none() && !self.stop.is_cancelled() {
             self.input.serve(TICK)?;
             match self.connect() {
-                Err(error @ TransactionError::Unreachable { .. }) => tracing::warn!(%error),
+                Err(error @ TransactionError::Unreachable { .. }) => {
+                    tracing::warn!(%error);
+                    self.wait(CLIENT_ENDS)?;
+                }
                 connected => connected?,
             }
+        }
+        Ok(())
+    }
+
+    /// Waits, and stays a member of the group.
+    fn wait(&mut self, time: Duration) -> Result<(), PipeError> {
+        let until = Instant::now() + time;
+        while Instant::now() < until && !self.stop.is_cancelled() {
+            self.input.serve(TICK)?;
         }
         Ok(())
     }

@@ -96,7 +96,7 @@ pub enum DeliveryError {
 /// An idempotent producer with acks=all. Dropping it reports everything unfinished as unconfirmed.
 pub struct Publisher {
     /// `None` only while it is dropped.
-    producer: Option<Served>,
+    producer: Option<ServedProducer>,
 }
 
 impl Drop for Publisher {
@@ -233,34 +233,35 @@ pub(super) fn configure(settings: &KafkaSettings, options: &PublisherOptions) ->
 
 /// A client with a thread of its own, on which `on_delivery` runs.
 ///
-/// rdkafka's `ThreadedProducer` is the same, but waits a tenth of a second at a time, and asks through
-/// the last millisecond of each without waiting: a hundredth of a processor, also where nothing is sent.
-pub(super) struct Served {
+/// rdkafka's `ThreadedProducer` is the same, but waits a tenth of a second at a time. `poll` asks through
+/// the last millisecond of each wait without waiting: a hundredth of a processor, also where nothing is
+/// sent. Longer waits are fewer.
+pub(super) struct ServedProducer {
     producer: Arc<BaseProducer<Reports>>,
-    ends: Arc<AtomicBool>,
+    is_over: Arc<AtomicBool>,
     /// `None` only while it is dropped.
     thread: Option<JoinHandle<()>>,
 }
 
-/// What the thread waits at a time, and the end of the client for the thread.
-const SERVES_FOR: Duration = Duration::from_secs(1);
+/// How long one wait of the thread lasts. The client ends so much later, at most, than it is dropped.
+const ONE_WAIT: Duration = Duration::from_millis(250);
 
-impl Served {
+impl ServedProducer {
     fn new(producer: BaseProducer<Reports>) -> std::io::Result<Self> {
         let producer = Arc::new(producer);
-        let ends = Arc::new(AtomicBool::new(false));
-        let (served, is_over) = (Arc::clone(&producer), Arc::clone(&ends));
+        let is_over = Arc::new(AtomicBool::new(false));
+        let (served, ends) = (Arc::clone(&producer), Arc::clone(&is_over));
         let serve = move || {
-            while !is_over.load(Relaxed) {
-                served.poll(SERVES_FOR);
+            while !ends.load(Relaxed) {
+                served.poll(ONE_WAIT);
             }
         };
         let thread = thread::Builder::new().name("kafka-publisher".to_owned()).spawn(serve)?;
-        Ok(Self { producer, ends, thread: Some(thread) })
+        Ok(Self { producer, is_over, thread: Some(thread) })
     }
 }
 
-impl Deref for Served {
+impl Deref for ServedProducer {
     type Target = BaseProducer<Reports>;
 
     fn deref(&self) -> &BaseProducer<Reports> {
@@ -268,11 +269,13 @@ impl Deref for Served {
     }
 }
 
-impl Drop for Served {
+impl Drop for ServedProducer {
     fn drop(&mut self) {
-        self.ends.store(true, Relaxed);
-        // It has a part in the client, whose end is waited for.
-        let _ = self.thread.take().map(JoinHandle::join);
+        self.is_over.store(true, Relaxed);
+        // It has a part in the client, which is to end here.
+        if let Some(Err(_)) = self.thread.take().map(JoinHandle::join) {
+            tracing::error!("what is to be done with the end of a record has panicked");
+        }
     }
 }
 
@@ -281,7 +284,7 @@ pub(super) fn create(
     config: &ClientConfig,
     settings: &KafkaSettings,
     on_delivery: impl Fn(Delivery) + Send + Sync + 'static,
-) -> Result<Served, SettingsError> {
+) -> Result<ServedProducer, SettingsError> {
     let refused =
         |reason: String| SettingsError::Refused { name: "of the producer".to_owned(), reason };
     let rebootstrap = Rebootstrap::new(settings);
@@ -289,7 +292,7 @@ pub(super) fn create(
     let producer: BaseProducer<Reports> =
         config.create_with_context(reports).map_err(|error| refused(error.to_string()))?;
     producer.context().rebootstrap.watch(producer.client().native_ptr());
-    Served::new(producer).map_err(|error| refused(error.to_string()))
+    ServedProducer::new(producer).map_err(|error| refused(error.to_string()))
 }
 
 /// Hands a record over; `Ok(false)` if the queue is full.
@@ -326,8 +329,8 @@ pub(super) fn try_send(
     }
 }
 
-/// Gives up what is unfinished. Once this returns nothing more is sent.
-pub(super) fn end(producer: Arc<Served>) {
+/// Gives up what is unfinished. Once this returns no record is sent any more.
+pub(super) fn end(producer: Arc<ServedProducer>) {
     producer.purge(PurgeConfig::default().queue().inflight());
     // Without a thread to be had, it is waited for after all.
     let _ = thread::Builder::new().spawn(move || drop(producer));

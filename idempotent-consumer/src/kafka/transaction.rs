@@ -11,7 +11,9 @@ use rdkafka::error::{KafkaError, RDKafkaError};
 use rdkafka::producer::Producer as _;
 use rdkafka::types::RDKafkaErrorCode;
 
-use super::publisher::{self, Delivery, DeliveryError, Publication, PublisherOptions, Served};
+use super::publisher::{
+    self, Delivery, DeliveryError, Publication, PublisherOptions, ServedProducer,
+};
 use super::settings::{KafkaSettings, SettingsError};
 use crate::failpoint::failpoint;
 
@@ -86,7 +88,7 @@ pub enum TransactionError {
 /// A publisher all of whose records are in transactions. Every call may block: not for async code.
 pub struct TransactionalPublisher {
     /// `None` only while it is dropped.
-    producer: Option<Arc<Served>>,
+    producer: Option<Arc<ServedProducer>>,
     transactional: Transactional,
     is_open: bool,
     /// Some record of the transaction has its end.
@@ -181,7 +183,7 @@ impl TransactionalPublisher {
         Ok(Transaction { publisher: self })
     }
 
-    fn producer(&self) -> &Arc<Served> {
+    fn producer(&self) -> &Arc<ServedProducer> {
         self.producer.as_ref().expect("it is there until this is dropped")
     }
 

@@ -73,7 +73,7 @@ async fn copy(
         return Ok(Some(result));
     }
     for row in &fresh {
-        result.wins(row.index);
+        result.note_won(row.index);
     }
     let into = r#"processed_messages
         (message_id, "offset", batch_seq, partition, consumer_group, topic, outcome, fingerprint)"#;
@@ -126,7 +126,7 @@ pub(super) async fn insert(
     let mut result = ClaimResult::default();
     let (ours, others): (Vec<_>, Vec<_>) = rows.iter().partition(|row| won.contains(&row.id));
     for row in ours {
-        result.wins(row.index);
+        result.note_won(row.index);
     }
     if others.is_empty() {
         return Ok(result);
