@@ -90,16 +90,16 @@ impl Handler for OrderHandler {
 
 /// The orders of a batch whose first event in it is not that they are placed.
 fn not_placed_here(batch: &[&Message<OrderEvent>]) -> Vec<Uuid> {
-    let is_placed = |message: &&Message<OrderEvent>| matches!(message.body, OrderEvent::Placed(_));
+    let is_placed = |event: &OrderEvent| matches!(event, OrderEvent::Placed(_));
     // As in most batches.
-    if batch.iter().all(is_placed) {
+    if batch.iter().all(|message| is_placed(&message.body)) {
         return Vec::new();
     }
     let mut met = HashSet::with_capacity(batch.len());
     batch
         .iter()
         .map(|message| &message.body)
-        .filter(|event| met.insert(event.order_id()) && !matches!(event, OrderEvent::Placed(_)))
+        .filter(|event| met.insert(event.order_id()) && !is_placed(event))
         .map(OrderEvent::order_id)
         .collect()
 }
@@ -181,7 +181,7 @@ impl<'b> Effects<'b> {
     /// What a batch does to these orders, what there is to tell on this topic, and the answer to each
     /// of its events.
     fn of(
-        orders: HashMap<Uuid, Order<'b>>,
+        orders: Vec<(Uuid, Order<'b>)>,
         batch: &[&'b Message<OrderEvent>],
         topic: Option<&str>,
     ) -> (Self, Vec<Answer>) {

@@ -1,7 +1,6 @@
 //! The statements of a batch.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
 
 use idempotent_consumer::HandlerError;
 use idempotent_consumer::copy::{BinaryRow, insert_new};
@@ -18,9 +17,9 @@ use super::{Change, Items, Order, Totals};
 pub(super) async fn read_orders<'b>(
     connection: &mut PgConnection,
     ids: Vec<Uuid>,
-) -> Result<HashMap<Uuid, Order<'b>>, sqlx::Error> {
+) -> Result<Vec<(Uuid, Order<'b>)>, sqlx::Error> {
     if ids.is_empty() {
-        return Ok(HashMap::new());
+        return Ok(Vec::new());
     }
     let rows = sqlx::query(
         r"
