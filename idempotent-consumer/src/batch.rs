@@ -34,6 +34,7 @@ use crate::plan::Plan;
 use crate::redrive::Ticket;
 use crate::store::batch::{Committed, Counts, Ends, LaneName, Opened};
 use crate::store::claims::Claiming;
+use crate::store::connect::BeginSql;
 use crate::store::copies::Ended;
 use crate::store::retry_queue::{Changes, Due};
 use crate::telemetry::Span;
@@ -238,7 +239,7 @@ pub(crate) struct Setting<'a, H> {
     /// Whether that has to be known before the handler is called.
     pub effects_outside: bool,
     pub dlq_topic: &'a str,
-    pub begin_sql: &'a str,
+    pub begin_sql: &'a BeginSql,
     pub claiming: &'a Claiming,
     pub phases: &'a Phases,
     /// The wait after so many failures of a message.
@@ -271,7 +272,8 @@ pub(crate) async fn run_piece<H: Handler>(
     failpoint("consumer.before_begin");
     let mut lap = setting.phases.lap();
     let expected = Some(setting.database_next);
-    let mut opened = Opened::begin(connection, setting.lane, setting.begin_sql, expected).await?;
+    let begin_sql = setting.begin_sql.of(range.len());
+    let mut opened = Opened::begin(connection, setting.lane, begin_sql, expected).await?;
     failpoint("consumer.after_begin");
     let redriven = redriven_of(&mut opened, setting.lane, batch, range.clone()).await?;
     let waits = waits_of(&mut opened, setting, batch, plan, range.clone(), &redriven).await?;
@@ -472,11 +474,11 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
 pub(crate) async fn run_empty(
     connection: &mut PgConnection,
     lane: &LaneName,
-    begin_sql: &str,
+    begin_sql: &BeginSql,
     expected_next: Option<i64>,
     offset: Option<i64>,
 ) -> Result<Committed, PieceError> {
-    let opened = Opened::begin(connection, lane, begin_sql, expected_next).await?;
+    let opened = Opened::begin(connection, lane, begin_sql.of(0), expected_next).await?;
     let claimed = opened.claim(&[], &[], &[], &Claiming::default()).await?;
     let counts = Counts::default();
     let ends = Ends {

@@ -28,6 +28,7 @@ use crate::purge::{self, PurgeError};
 use crate::relay::Relay;
 use crate::shared::{Shared, Totals};
 use crate::store::claims::Claiming;
+use crate::store::connect::BeginSql;
 use crate::store::scope::Scope;
 use crate::store::{migrate, position, retry_queue, scope};
 use crate::watchdog::Watchdog;
@@ -188,7 +189,7 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Engine<H, D> {
         let watchdog = Watchdog::start(stuck_timeout)
             .map_err(|error| EngineError::Client(error.to_string()))?;
         let shared = Arc::new(Shared {
-            begin_sql: config.limits().begin_sql(),
+            begin_sql: BeginSql::new(config.limits()),
             identity: Arc::new(TopicIdentity::new(
                 Arc::clone(&facts),
                 config.topic.clone(),

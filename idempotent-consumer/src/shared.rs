@@ -17,6 +17,7 @@ use crate::kafka::owner::Command;
 use crate::phases::Phases;
 use crate::store::batch::Counts;
 use crate::store::claims::Claiming;
+use crate::store::connect::BeginSql;
 use crate::watchdog::Watchdog;
 
 /// Shared by all lanes of an engine.
@@ -35,7 +36,7 @@ pub(crate) struct Shared<H, D> {
     /// One for each transaction that may be under way, from before its records are taken.
     pub permits: Semaphore,
     pub commands: mpsc::Sender<Command>,
-    pub begin_sql: String,
+    pub begin_sql: BeginSql,
     /// Unique to this process and run.
     pub process: String,
     pub totals: Totals,

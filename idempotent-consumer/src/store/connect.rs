@@ -51,6 +51,35 @@ impl TransactionLimits {
     }
 }
 
+/// What opens the transactions of a lane, each in one round trip.
+#[derive(Debug)]
+pub(crate) struct BeginSql {
+    few: String,
+    many: String,
+}
+
+impl BeginSql {
+    /// From so many messages on, planning anew costs less than a twentieth of the transaction.
+    const MANY: usize = 100;
+
+    pub(crate) fn new(limits: TransactionLimits) -> Self {
+        let few = limits.begin_sql();
+        let many = format!("{few} SET LOCAL plan_cache_mode = force_custom_plan;");
+        Self { few, many }
+    }
+
+    /// Of a transaction for so many messages.
+    ///
+    /// PostgreSQL keeps a prepared statement's plan until the table is analysed again. One that was
+    /// made while the table was small reads all of it, and compares each row with each element of
+    /// an array: for thousands of messages, in a table that has grown since, that takes seconds. So
+    /// the statements of a large batch are planned for what they are asked, those of the handler as
+    /// well.
+    pub(crate) fn of(&self, messages: usize) -> &str {
+        if messages < Self::MANY { &self.few } else { &self.many }
+    }
+}
+
 /// What a session begins with whose statements are transactions of their own.
 pub(crate) fn session_sql(lock_timeout: Duration, statement_timeout: Duration) -> String {
     format!(

@@ -141,6 +141,8 @@ impl Changes<'_> {
         .bind(attempts().map(|a| a.verdict.class.as_str()).collect::<Vec<_>>())
         .bind(attempts().map(|a| a.verdict.code.as_ref()).collect::<Vec<_>>())
         .bind(attempts().map(|a| a.verdict.text.as_str()).collect::<Vec<_>>())
+        // Planned each time: a plan for a queue that is nearly empty reads all of a full one.
+        .persistent(false)
         .execute(connection)
         .await?;
         Ok(())
@@ -157,6 +159,7 @@ impl Changes<'_> {
             "DELETE FROM retry_queue WHERE queue_no = ANY($1) RETURNING key_hash",
         )
         .bind(&self.leaving)
+        .persistent(false)
         .fetch_all(&mut *connection)
         .await?;
         let mut keys: Vec<Uuid> = keys.into_iter().flatten().collect();

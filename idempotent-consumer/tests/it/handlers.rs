@@ -426,6 +426,71 @@ async fn a_handler_that_forgets_an_answer_stops_the_engine() {
     assert_eq!(world.count("processed_messages").await, 0);
 }
 
+/// Notes how often PostgreSQL planned its statement for any list, and how often for the one it got.
+struct Planned;
+
+impl Handler for Planned {
+    type Body = i64;
+
+    async fn handle(
+        &self,
+        context: &mut Context<'_>,
+        batch: &[&Message<i64>],
+    ) -> Result<Vec<Answer>, HandlerError> {
+        let numbers: Vec<i64> = batch.iter().map(|message| message.body).collect();
+        sqlx::query("SELECT n FROM listed WHERE n = ANY($1)")
+            .bind(&numbers)
+            .fetch_all(context.connection())
+            .await?;
+        sqlx::query(
+            r"
+            INSERT INTO plans
+            SELECT $1, generic_plans, custom_plans
+              FROM pg_prepared_statements
+             WHERE statement LIKE 'SELECT n FROM listed%'
+            ",
+        )
+        .bind(i64::try_from(numbers.len()).unwrap())
+        .execute(context.connection())
+        .await?;
+        Ok(vec![Answer::Applied; numbers.len()])
+    }
+}
+
+/// Otherwise a plan made for a small table would read all of one that has grown, for each of many.
+#[tokio::test]
+async fn the_statements_of_a_large_batch_are_planned_for_what_they_are_asked() {
+    let mut world = World::new().await;
+    world.config.batch_linger = Duration::from_millis(300);
+    for statement in [
+        "CREATE TABLE plans (messages bigint, generic bigint, custom bigint)",
+        "CREATE TABLE listed AS SELECT n FROM generate_series(1, 50) AS n",
+        "CREATE INDEX ON listed (n)",
+        "ANALYZE listed",
+    ] {
+        sqlx::query(statement).execute(&world.pool).await.unwrap();
+    }
+    let feed = async {
+        for n in 0..8 {
+            world.send(n..=n);
+            while world.count("plans").await <= n {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+        world.send(100..400);
+    };
+    let (ended, ()) = tokio::join!(world.run(Planned), feed);
+    assert_eq!(ended.unwrap().applied, 308);
+    let plans: Vec<(i64, i64, i64)> =
+        sqlx::query_as("SELECT * FROM plans ORDER BY messages, generic + custom")
+            .fetch_all(&world.pool)
+            .await
+            .unwrap();
+    assert_eq!(plans.len(), 9, "{plans:?}");
+    assert!(plans[7].0 < 100 && plans[7].1 > 0, "few have the plan that is there: {plans:?}");
+    assert_eq!(plans[8], (300, plans[7].1, plans[7].2 + 1));
+}
+
 /// Does what a test wants with a whole batch.
 struct Batched(fn(&[i64]) -> HashMap<i64, i64>);
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use idempotent_consumer::{Headers, Record};
 use order_events::{OrderEvent, OrderNotification, Status};
+use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
 use crate::support::consumer::Consumer;
@@ -13,7 +14,7 @@ use crate::support::events::{
     Event, change, content, event, message_id, order_id, placed, with_header, with_value,
 };
 use crate::support::pipes::WITH_FAILPOINTS;
-use crate::support::poll::eventually;
+use crate::support::poll::{eventually, wait};
 use crate::support::stacks::{QUICK, quick};
 use crate::support::world::{World, orders, text};
 
@@ -248,6 +249,43 @@ fn a_full_outbox_goes_out_once_and_in_the_order_of_each_key_also_where_the_clien
     let few = ["-X", "queue.buffering.max.messages=7", "--notifications-topic", &topic_of(&world)];
     empty_outbox(&world, &few);
     assert_eq!(assert_all_in_order(&world, 9_000), 9_000);
+}
+
+/// While there is little, PostgreSQL plans to read all of the table; later there is much.
+#[test]
+fn an_outbox_that_fills_is_not_read_whole_for_each_round() {
+    const ROWS: i64 = 20_000;
+    let world = World::new("outbox_plans", 3);
+    drain(&world, &[]);
+    let consumer = Consumer::start(&world, &["--notifications-topic", &topic_of(&world)]);
+    let fill = |rows| {
+        fill_outbox(&world, rows);
+        eventually("all are out", || left_in_outbox(&world) == 0);
+    };
+    for _ in 0..4 {
+        fill(8);
+    }
+    wait(async {
+        let mut connection = PgConnection::connect(&world.database_url).await.unwrap();
+        // By itself it would be analysed within a minute.
+        for statement in
+            ["VACUUM (ANALYZE) outbox", "ALTER TABLE outbox SET (autovacuum_enabled = off)"]
+        {
+            sqlx::query(statement).execute(&mut connection).await.unwrap();
+        }
+    });
+    for _ in 0..8 {
+        fill(1);
+    }
+    let statistics = "SELECT seq_tup_read FROM pg_stat_user_tables WHERE relname = 'outbox'";
+    let before = world.number(statistics);
+    let told_before = told(&world).len();
+    fill_outbox(&world, ROWS);
+    eventually("all are out", || told(&world).len() >= told_before + 20_000);
+    consumer.stop();
+    let read = world.number(statistics) - before;
+    // The health and the figures of the consumer count it now and then.
+    assert!(read < 2 * ROWS, "{read} rows were read beside the index");
 }
 
 #[test]
