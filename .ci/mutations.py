@@ -108,25 +108,25 @@ MUTATIONS = [
         "relay-reads-what-is-under-way",
         "the relay reads rows again that are under way",
         [(ENGINE + "store/outbox.rs",
-          "AND id <> ALL($3)",
-          "AND id <> ALL($3[1:0])")],
+          "unnest($2::bigint[])",
+          "unnest(($2::bigint[])[1:0])")],
         (CONSUMER_TESTS, "a_full_outbox_goes_out_once_and_in_the_order_of_each_key_also_where_the_client_has_little_room"),
     ),
     Mutation(
         "relay-forgets-what-is-under-way",
         "rows that are under way are sent again for ever where those behind them cannot be read",
         [(ENGINE + "relay.rs",
-          "                read => Ok(read),",
-          "                read => read.map(Ok),")],
+          "        let next = changed.and(read.map_err(RelayError::from));\n",
+          "        let next = Ok(changed.and(read.map_err(RelayError::from))?);\n")],
         (CONSUMER_TESTS, "what_is_under_way_is_removed_also_where_what_follows_cannot_be_read"),
     ),
     Mutation(
         "relay-deletes-first",
         "the relay removes rows before Kafka has acknowledged them",
         [(ENGINE + "relay.rs",
-          "        let ids = flight.round.ids();\n",
-          "        let ids = flight.round.ids();\n"
-          "        table.remove(&mut ids.clone()).await?;\n")],
+          "        let mut flight = Flight::new(rows);\n",
+          "        let mut flight = Flight::new(rows);\n"
+          "        table.remove(&mut flight.round.ids()).await?;\n")],
         (CONSUMER_TESTS, "a_dead_letter_leaves_the_outbox_only_once_its_topic_has_it"),
     ),
     Mutation(

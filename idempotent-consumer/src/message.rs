@@ -1,12 +1,14 @@
 //! The words of this library as types: a record as it lies in Kafka, its identity, its headers.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use serde::de::{self, Error as _, SeqAccess, Visitor};
 use serde::ser::SerializeMap;
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::Uuid;
 
 /// What a message is known by, whatever partition or offset it arrives on.
@@ -176,17 +178,6 @@ impl Headers {
     pub fn to_json(&self) -> serde_json::Value {
         serde_json::json!(self)
     }
-
-    /// Reads [`to_json`](Self::to_json); `None` if the value is not of that form.
-    pub fn from_json(value: &serde_json::Value) -> Option<Self> {
-        let mut headers = Self::new();
-        for header in value.as_array()? {
-            let header = header.as_object()?;
-            let name = get_bytes(header, "name").ok()??;
-            headers.push(name, get_bytes(header, "value").ok()?.as_deref());
-        }
-        Some(headers)
-    }
 }
 
 /// The form in which a database row keeps headers, readable by a person and exact:
@@ -225,17 +216,63 @@ fn serialize_bytes<M: SerializeMap>(
     }
 }
 
-/// A name or value out of a row's header; `Err` if it is not of our form.
-fn get_bytes(
-    header: &serde_json::Map<String, serde_json::Value>,
-    what: &str,
-) -> Result<Option<Vec<u8>>, ()> {
-    if let Some(text) = header.get(what) {
-        return text.as_str().map(|text| Some(text.as_bytes().to_vec())).ok_or(());
+/// Reads what [`Headers::serialize`] writes, also where somebody else has written it.
+impl<'de> Deserialize<'de> for Headers {
+    fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
+        input.deserialize_seq(HeaderList)
     }
-    match header.get(&format!("{what}_base64")) {
-        Some(text) => BASE64.decode(text.as_str().ok_or(())?).map(Some).map_err(|_| ()),
-        None => Ok(None),
+}
+
+struct HeaderList;
+
+impl<'de> Visitor<'de> for HeaderList {
+    type Value = Headers;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(r#"a list of headers, as [{"name": "…", "value": "…"}]"#)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Headers, A::Error> {
+        let mut headers = Headers::new();
+        while let Some(header) = list.next_element::<HeaderText<'_>>()? {
+            let HeaderText { name, name_base64, value, value_base64 } = header;
+            let name =
+                bytes_of(name, name_base64)?.ok_or_else(|| A::Error::missing_field("name"))?;
+            headers.push(name, bytes_of(value, value_base64)?.as_deref());
+        }
+        Ok(headers)
+    }
+}
+
+#[derive(Deserialize)]
+struct HeaderText<'a> {
+    #[serde(borrow)]
+    name: Option<Text<'a>>,
+    #[serde(borrow)]
+    name_base64: Option<Text<'a>>,
+    #[serde(borrow)]
+    value: Option<Text<'a>>,
+    #[serde(borrow)]
+    value_base64: Option<Text<'a>>,
+}
+
+/// Borrowed where nothing in it is escaped. Serde's own `Option<Cow>` never is.
+#[derive(Deserialize)]
+#[serde(transparent)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+/// A name or value.
+fn bytes_of<'a, E: de::Error>(
+    text: Option<Text<'a>>,
+    base64: Option<Text<'_>>,
+) -> Result<Option<Cow<'a, [u8]>>, E> {
+    match (text, base64) {
+        (Some(Text(Cow::Borrowed(text))), _) => Ok(Some(Cow::Borrowed(text.as_bytes()))),
+        (Some(Text(Cow::Owned(text))), _) => Ok(Some(Cow::Owned(text.into_bytes()))),
+        (None, Some(Text(base64))) => {
+            BASE64.decode(&*base64).map(|bytes| Some(Cow::Owned(bytes))).map_err(E::custom)
+        }
+        (None, None) => Ok(None),
     }
 }
 
@@ -305,6 +342,22 @@ mod tests {
         assert_eq!(headers.len(), 4);
     }
 
+    #[test]
+    fn what_is_no_list_of_headers_is_refused_with_what_it_should_be() {
+        let read = serde_json::from_str::<Headers>;
+        let headers = read(r#"[{"name": "a\\u0062", "value": null, "more": 1}]"#).unwrap();
+        assert_eq!(headers.iter().collect::<Vec<_>>(), [(&b"ab"[..], None)]);
+        for (text, error) in [
+            ("{}", "expected a list of headers"),
+            (r#"[{"value": "v"}]"#, "missing field `name`"),
+            (r#"[{"name": 1}]"#, "invalid type"),
+            (r#"[{"name_base64": "?"}]"#, "Invalid symbol"),
+        ] {
+            let refused = read(text).unwrap_err().to_string();
+            assert!(refused.contains(error), "{text}: {refused}");
+        }
+    }
+
     proptest! {
         #[test]
         fn headers_survive_the_round_trip_through_a_row(
@@ -315,7 +368,8 @@ mod tests {
             for (name, value) in &list {
                 headers.push(name, value.as_deref());
             }
-            let back = Headers::from_json(&headers.to_json()).unwrap();
+            let row = serde_json::to_string(&headers).unwrap();
+            let back: Headers = serde_json::from_str(&row).unwrap();
             prop_assert_eq!(&back, &headers);
             let seen: Vec<_> = back.iter().map(|(n, v)| (n.to_vec(), v.map(<[u8]>::to_vec))).collect();
             prop_assert_eq!(seen, list);

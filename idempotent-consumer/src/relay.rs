@@ -28,7 +28,7 @@ use crate::health::Health;
 use crate::kafka::publisher::{Delivery, DeliveryError, Publication, Publisher, PublisherOptions};
 use crate::kafka::settings::KafkaSettings;
 use crate::store::connect::{connect, session_sql};
-use crate::store::outbox::OutboxRow;
+use crate::store::outbox::{self, OutboxRow};
 
 /// Of a producer that gets no answer for so long another one takes the place. Kafka may be away;
 /// but the client also waits by the clock of the day, and stands still where that was set back.
@@ -37,8 +37,6 @@ const STALLED_AFTER: Duration = Duration::from_secs(20);
 /// whoever has it keeps it; where nobody else is, this one goes on.
 const STAND_BACK: Duration = Duration::from_secs(3);
 const IDLE: Duration = Duration::from_millis(100);
-/// Rows that were not all there are, probably. A round may have fewer than it could, for their size.
-const MANY: usize = 400;
 const FREED_WITHIN: Duration = Duration::from_millis(1);
 /// How long after a refusal each row goes out in a request of its own. Less than the ten seconds
 /// after which a refused row is tried again: one that is refused for ever slows the others half of
@@ -153,10 +151,7 @@ impl Relay {
         cancel: &CancellationToken,
         alone_until: Option<Instant>,
     ) -> Result<(), RelayError> {
-        let mut connection = connect(&self.database, "idempotent-consumer relay").await?;
-        // Whatever waits longer than the lease is no longer ours to decide.
-        let limit = session_sql(table::LEASE / 3, table::LEASE / 2);
-        sqlx::raw_sql(sqlx::AssertSqlSafe(limit)).execute(&mut connection).await?;
+        let mut connection = self.connect().await?;
         let ended = self.work(&mut connection, cancel, alone_until).await;
         // The producer is gone by now. Another process may reach Kafka where this one does not.
         if matches!(ended, Ok(()) | Err(RelayError::Kafka(_))) {
@@ -165,6 +160,14 @@ impl Relay {
             return ended.and(given.map_err(RelayError::from));
         }
         ended
+    }
+
+    async fn connect(&self) -> Result<PgConnection, sqlx::Error> {
+        let mut connection = connect(&self.database, "idempotent-consumer relay").await?;
+        // Whatever waits longer than the lease is no longer ours to decide.
+        let limit = session_sql(table::LEASE / 3, table::LEASE / 2);
+        sqlx::raw_sql(sqlx::AssertSqlSafe(limit)).execute(&mut connection).await?;
+        Ok(connection)
     }
 
     async fn work(
@@ -182,30 +185,38 @@ impl Relay {
         .map_err(|error| RelayError::Kafka(error.to_string()))?;
         let mut producer = Producer { publisher, pace, deliveries, health: &self.health, cancel };
         let mut table = Table::new(connection, &self.holder);
+        let mut reader = None;
         let is_over =
             || cancel.is_cancelled() || alone_until.is_some_and(|until| Instant::now() >= until);
         while !is_over() {
             if !table.take_lease().await? {
+                reader = None;
                 self.health.clear("outbox");
                 sleep(cancel, Duration::from_secs(1)).await;
                 continue;
             }
-            let rows = table.read(pace.rows(), &[]).await?;
+            let reader = match &mut reader {
+                Some(reader) => reader,
+                none => none.insert(self.connect().await?),
+            };
+            table.look().await?;
+            let rows = outbox::read(reader, &table.take(pace.rows())).await?;
             if rows.is_empty() {
                 self.health.clear("outbox");
                 sleep(cancel, IDLE).await;
                 continue;
             }
-            publish(&mut table, &mut producer, rows, is_over).await?;
+            publish(&mut table, reader, &mut producer, rows, is_over).await?;
         }
         Ok(())
     }
 }
 
-/// Publishes rows in rounds. Behind [`MANY`] there are probably more: while one round is under way,
-/// the one before it is removed and the next one read.
+/// Publishes rows in rounds. While one is under way, the one before it is removed and the next one read,
+/// on a connection of its own.
 async fn publish(
     table: &mut Table<'_>,
+    reader: &mut PgConnection,
     producer: &mut Producer<'_>,
     mut rows: Vec<OutboxRow>,
     is_over: impl Fn() -> bool,
@@ -215,26 +226,15 @@ async fn publish(
     let mut acknowledged = Vec::new();
     loop {
         table.renew_lease().await?;
-        let has_more = rows.len() >= MANY;
         let mut flight = Flight::new(rows);
-        let ids = flight.round.ids();
-        let ahead = async {
-            table.remove(&mut acknowledged).await?;
-            if !has_more || is_over() {
-                return Ok(Vec::new());
-            }
-            table.renew_lease().await?;
-            table.read(most, &ids).await
-        };
-        let ahead = async {
-            match ahead.await {
-                Err(RelayError::LeaseLost) => Err(RelayError::LeaseLost),
-                // What is under way has its end first: sent in vain it would be sent for ever.
-                read => Ok(read),
-            }
-        };
-        let sending = async { Ok(producer.send(&mut flight).await) };
-        let (mut sent, next) = tokio::try_join!(sending, ahead)?;
+        let (ids, next) =
+            (flight.round.ids(), if is_over() { Vec::new() } else { table.take(most) });
+        let change = table.remove_and_look(&mut acknowledged, [&ids, &next], most);
+        // What is under way has its end first, whatever fails there: sent in vain it would be sent for
+        // ever. The database begins while rows are handed over.
+        let (read, changed, mut sent) =
+            tokio::join!(outbox::read(reader, &next), change, producer.send(&mut flight));
+        let next = changed.and(read.map_err(RelayError::from));
         while matches!(sent, Sent::Waiting) {
             // The rows are on their way: nobody else should send them too.
             table.renew_lease().await?;
@@ -316,6 +316,14 @@ impl Flight {
         Self { round, sending, ended: Vec::new(), heard_at: Instant::now() }
     }
 
+    /// A row has its end.
+    fn ends(&mut self, Delivery { token, outcome }: Delivery) {
+        let id = token.cast_signed();
+        self.sending.ended(id, &outcome);
+        self.round.ended(id, outcome.is_ok());
+        self.ended.push((id, outcome.map(|_| ())));
+    }
+
     fn waiting(&self) -> String {
         format!("{} records are waiting for Kafka", self.round.under_way())
     }
@@ -346,7 +354,6 @@ impl Producer<'_> {
     async fn send(&mut self, flight: &mut Flight) -> Sent {
         let until = tokio::time::Instant::now() + RENEW_AFTER;
         loop {
-            failpoint("relay.before_send");
             self.hand_over(flight);
             if flight.round.is_done() {
                 return Sent::All;
@@ -359,11 +366,12 @@ impl Producer<'_> {
                 () = tokio::time::sleep(FREED_WITHIN), if has_no_room => continue,
                 () = tokio::time::sleep_until(until) => None,
             };
-            if let Some(Delivery { token, outcome }) = delivery {
-                let id = token.cast_signed();
-                flight.sending.ended(id, &outcome);
-                flight.round.ended(id, outcome.is_ok());
-                flight.ended.push((id, outcome.map(|_| ())));
+            if let Some(delivery) = delivery {
+                flight.ends(delivery);
+                // Of a request all have their end at once.
+                while let Ok(delivery) = self.deliveries.try_recv() {
+                    flight.ends(delivery);
+                }
                 flight.heard_at = Instant::now();
             } else if flight.heard_at.elapsed() > STALLED_AFTER {
                 return Sent::Stalled(flight.waiting());
@@ -379,6 +387,7 @@ impl Producer<'_> {
     /// Gives the producer what may go out and what it has room for.
     fn hand_over(&self, flight: &mut Flight) {
         while let Some(row) = flight.round.next() {
+            failpoint("relay.before_send");
             let id = row.id;
             let record = Publication {
                 topic: &row.record.topic,

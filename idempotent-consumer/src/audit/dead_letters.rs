@@ -321,5 +321,5 @@ fn letter(row: &PgRow) -> Result<Letter, sqlx::Error> {
 fn headers(row: &PgRow) -> Result<Headers, sqlx::Error> {
     let Json(list) = row.try_get::<Json<serde_json::Value>, _>("headers")?;
     // An altered list that is none compares as empty, and so as different.
-    Ok(Headers::from_json(&list).unwrap_or_default())
+    Ok(serde_json::from_value(list).unwrap_or_default())
 }

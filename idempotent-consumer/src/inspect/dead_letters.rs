@@ -291,9 +291,7 @@ fn summary(row: &PgRow) -> Result<DeadLetterSummary, sqlx::Error> {
 }
 
 fn whole(row: &PgRow) -> Result<DeadLetter, sqlx::Error> {
-    let Json(headers): Json<serde_json::Value> = row.try_get("headers")?;
-    let headers = Headers::from_json(&headers)
-        .ok_or_else(|| sqlx::Error::Decode("dead_letters.headers is not of our form".into()))?;
+    let Json(headers) = row.try_get("headers")?;
     Ok(DeadLetter {
         summary: summary(row)?,
         record_timestamp: row.try_get("record_timestamp")?,

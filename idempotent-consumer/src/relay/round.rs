@@ -4,10 +4,10 @@ use std::collections::{HashMap, VecDeque};
 
 use crate::store::outbox::OutboxRow;
 
-/// Rows as they were selected, in order. Of a topic and key one is under way at a time; a row
+/// Rows as they were read, in the order of their ids. Of a topic and key one is under way at a time; a row
 /// without a key has no order to keep.
 pub(super) struct Round {
-    rows: HashMap<i64, OutboxRow>,
+    rows: Vec<OutboxRow>,
     /// Those that may go out.
     ready: VecDeque<i64>,
     /// Those behind a row under way, by its id: the nearest first.
@@ -29,7 +29,6 @@ impl Round {
                 None => ready.push_back(row.id),
             }
         }
-        let rows = rows.into_iter().map(|row| (row.id, row)).collect();
         Self { rows, ready, behind, under_way: 0 }
     }
 
@@ -37,7 +36,7 @@ impl Round {
     pub(super) fn next(&mut self) -> Option<&OutboxRow> {
         let id = self.ready.pop_front()?;
         self.under_way += 1;
-        self.rows.get(&id)
+        self.row(id)
     }
 
     /// The producer has no room for it yet.
@@ -60,11 +59,12 @@ impl Round {
     }
 
     pub(super) fn ids(&self) -> Vec<i64> {
-        self.rows.keys().copied().collect()
+        self.rows.iter().map(|row| row.id).collect()
     }
 
     pub(super) fn row(&self, id: i64) -> Option<&OutboxRow> {
-        self.rows.get(&id)
+        let index = self.rows.binary_search_by_key(&id, |row| row.id).ok()?;
+        self.rows.get(index)
     }
 
     /// Nothing is under way, and nothing may go out any more.

@@ -1,12 +1,13 @@
-//! The relay's side of the outbox: the lease, and the rows.
+//! The relay's side of the outbox: the lease, and which rows go next.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use sqlx::PgConnection;
 
 use super::RelayError;
 use crate::failpoint::failpoint;
-use crate::store::outbox::OutboxRow;
+use crate::store::outbox::Waiting;
 use crate::store::{copies, outbox};
 
 pub(super) use crate::store::outbox::give_lease_back;
@@ -15,24 +16,41 @@ pub(super) const LEASE: Duration = Duration::from_secs(15);
 pub(super) const RENEW_AFTER: Duration = Duration::from_secs(5);
 /// Of a round, at most.
 const BYTES: i64 = 1024 * 1024;
+/// Rows that one look tells of, at most.
+const LOOK: i64 = 10_000;
+/// Rows of a round that were not all there are, probably.
+const MANY: usize = 400;
 
+/// What the relay changes, and what it looks for.
 pub(super) struct Table<'a> {
     connection: &'a mut PgConnection,
     holder: &'a str,
     leased_at: Option<Instant>,
+    /// What looks have told of, and is not taken yet.
+    waiting: VecDeque<Waiting>,
+    /// Whether the last look told of as much as one can.
+    may_be_more: bool,
 }
 
 impl<'a> Table<'a> {
     pub(super) fn new(connection: &'a mut PgConnection, holder: &'a str) -> Self {
-        Self { connection, holder, leased_at: None }
+        let waiting = VecDeque::new();
+        Self { connection, holder, leased_at: None, waiting, may_be_more: false }
     }
 
     /// Takes the lease, or renews it where it is time to; `false` while another relay holds it.
-    pub(super) async fn take_lease(&mut self) -> Result<bool, sqlx::Error> {
+    pub(super) async fn take_lease(&mut self) -> Result<bool, RelayError> {
+        if self.leased_at.is_some_and(|at| at.elapsed() > LEASE) {
+            // Another one may have had it, and may have published what was read before.
+            return Err(RelayError::LeaseLost);
+        }
         if self.leased_at.is_none_or(|at| at.elapsed() > RENEW_AFTER) {
             let lease = LEASE.as_secs_f64();
             let taken = outbox::take_lease(self.connection, self.holder, lease).await?;
             self.leased_at = taken.then(Instant::now);
+            if !taken {
+                self.waiting.clear();
+            }
         }
         Ok(self.leased_at.is_some())
     }
@@ -42,14 +60,31 @@ impl<'a> Table<'a> {
         if self.take_lease().await? { Ok(()) } else { Err(RelayError::LeaseLost) }
     }
 
-    /// The next rows that may go out, so many at most, besides those.
-    pub(super) async fn read(
-        &mut self,
-        rows: usize,
-        besides: &[i64],
-    ) -> Result<Vec<OutboxRow>, RelayError> {
-        let rows = i64::try_from(rows).unwrap_or(i64::MAX);
-        Ok(outbox::select(self.connection, rows, BYTES, besides).await?)
+    /// Looks for rows that may go out, where none are known. Behind a refusal there is a new table:
+    /// nothing goes out that was seen before it.
+    pub(super) async fn look(&mut self) -> Result<(), RelayError> {
+        if self.waiting.is_empty() { self.look_besides(&[]).await } else { Ok(()) }
+    }
+
+    async fn look_besides(&mut self, besides: &[i64]) -> Result<(), RelayError> {
+        let found = outbox::look(self.connection, LOOK, besides).await?;
+        self.may_be_more = i64::try_from(found.len()) == Ok(LOOK);
+        self.waiting.extend(found);
+        Ok(())
+    }
+
+    /// Takes the next of the rows that are known, so many at most.
+    pub(super) fn take(&mut self, rows: usize) -> Vec<i64> {
+        let (mut ids, mut bytes) = (Vec::new(), 0);
+        while let Some(next) = self.waiting.front() {
+            bytes += next.bytes;
+            if ids.len() == rows || (bytes > BYTES && !ids.is_empty()) {
+                break;
+            }
+            ids.push(next.id);
+            self.waiting.pop_front();
+        }
+        ids
     }
 
     /// Removes rows that Kafka has acknowledged, and forgets their ids.
@@ -63,6 +98,24 @@ impl<'a> Table<'a> {
         metrics::counter!("idempotent_consumer_outbox_published_total")
             .increment(acknowledged.len() as u64);
         acknowledged.clear();
+        Ok(())
+    }
+
+    /// The same, and looks for more before there is less than a round of `rows`: for what is not `taken`
+    /// already. Of few rows there were all.
+    pub(super) async fn remove_and_look(
+        &mut self,
+        acknowledged: &mut Vec<i64>,
+        taken: [&[i64]; 2],
+        rows: usize,
+    ) -> Result<(), RelayError> {
+        self.remove(acknowledged).await?;
+        let is_many = self.may_be_more || taken.iter().any(|ids| ids.len() >= MANY);
+        if is_many && self.waiting.len() < rows {
+            let mut besides = taken.concat();
+            besides.extend(self.waiting.iter().map(|waiting| waiting.id));
+            self.look_besides(&besides).await?;
+        }
         Ok(())
     }
 

@@ -1,11 +1,11 @@
 //! The outbox table: what a transaction wants published, and what the relay does with it.
 
+use sqlx::postgres::PgRow;
 use sqlx::types::Json;
 use sqlx::{PgConnection, Row};
 
 use crate::copy::{self, BinaryRow};
 use crate::handler::Outgoing;
-use crate::message::Headers;
 
 /// A row to publish.
 #[derive(Clone, Debug)]
@@ -96,26 +96,35 @@ pub(crate) async fn give_lease_back(
     Ok(())
 }
 
-/// The oldest rows that may go out, in order, up to `max_rows` and about `max_bytes`, other than
-/// `besides`. A refused row holds up its topic and key, except that it is tried again after ten
-/// seconds; a null key holds up itself only. Ids commit late, so this is never "above the last one
-/// seen". A plain NOT EXISTS PostgreSQL makes a join of, for which it reads and sorts all of the
-/// outbox each time; it may not look into a `CASE`, and walks the rows in their order until it has
-/// enough.
-pub(crate) async fn select(
+/// A row that may go out.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Waiting {
+    pub id: i64,
+    /// About what it takes in memory.
+    pub bytes: i64,
+}
+
+/// The oldest rows that may go out, in order, other than `besides`. A refused row holds up its topic and
+/// key, except that it is tried again after ten seconds; a null key holds up itself only. Ids commit
+/// late, so this is never "above the last one seen", and walks over the rows that were removed, until
+/// they are vacuumed: so it tells of many rows, and [`read`] reads them in parts.
+///
+/// A plain NOT EXISTS PostgreSQL makes a join of, for which it reads and sorts all of the outbox each
+/// time; it may not look into a `CASE`, and walks the rows in their order until it has enough.
+pub(crate) async fn look(
     connection: &mut PgConnection,
     max_rows: i64,
-    max_bytes: i64,
     besides: &[i64],
-) -> Result<Vec<OutboxRow>, sqlx::Error> {
-    let rows = sqlx::query(
+) -> Result<Vec<Waiting>, sqlx::Error> {
+    // In two arrays, which take less than many rows.
+    let (ids, sizes): (Vec<i64>, Vec<i64>) = sqlx::query_as(
         r"
         WITH refused AS MATERIALIZED (
             SELECT id, topic, key
               FROM outbox
              WHERE refused_at > statement_timestamp() - interval '10 seconds'
-        ), candidate AS (
-            SELECT id, topic, partition, key, value, headers, may_omit_value
+        ), waiting AS (
+            SELECT id, coalesce(length(value), 0) + pg_column_size(headers) + 512::bigint AS bytes
               FROM outbox
              WHERE CASE WHEN EXISTS (
                        SELECT
@@ -124,54 +133,67 @@ pub(crate) async fn select(
                           AND refused.id <= outbox.id
                           AND (refused.key = outbox.key OR refused.id = outbox.id)
                    ) THEN false ELSE true END
-               AND id <> ALL($3)
+               AND id NOT IN (SELECT unnest($2::bigint[]))
              ORDER BY id
              LIMIT $1
-        ), sized AS (
-            SELECT *,
-                   sum(coalesce(length(value), 0) + pg_column_size(headers) + 512) OVER (ORDER BY id)
-                       AS up_to_here,
-                   row_number() OVER (ORDER BY id) AS place
-              FROM candidate
         )
-        SELECT id, topic, partition, key, value, headers, may_omit_value
-          FROM sized
-         WHERE up_to_here <= $2 OR place = 1
-         ORDER BY id
+        SELECT coalesce(array_agg(id ORDER BY id), '{}'),
+               coalesce(array_agg(bytes ORDER BY id), '{}')
+          FROM waiting
         ",
     )
     .bind(max_rows)
-    .bind(max_bytes)
     .bind(besides)
     // Planned each time, since the table grows from nothing to very much within seconds.
     .persistent(false)
-    .fetch_all(connection)
+    .fetch_one(connection)
     .await?;
-    rows.into_iter()
-        .map(|row| {
-            let Json(headers): Json<serde_json::Value> = row.try_get("headers")?;
-            let headers = Headers::from_json(&headers)
-                .ok_or_else(|| sqlx::Error::Decode("outbox.headers is not of our form".into()))?;
-            Ok(OutboxRow {
-                id: row.try_get("id")?,
-                may_omit_value: row.try_get("may_omit_value")?,
-                record: Outgoing {
-                    topic: row.try_get("topic")?,
-                    partition: row.try_get("partition")?,
-                    key: row.try_get("key")?,
-                    value: row.try_get("value")?,
-                    headers,
-                },
-            })
+    Ok(ids.into_iter().zip(sizes).map(|(id, bytes)| Waiting { id, bytes }).collect())
+}
+
+/// These rows in their order, as far as they are still there.
+pub(crate) async fn read(
+    connection: &mut PgConnection,
+    ids: &[i64],
+) -> Result<Vec<OutboxRow>, sqlx::Error> {
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    sqlx::query(
+        r"
+        SELECT id, may_omit_value, topic, partition, key, value, headers
+          FROM outbox
+         WHERE id = ANY((SELECT $1)::bigint[])
+         ORDER BY id
+        ",
+    )
+    .bind(ids)
+    // Planned each time: a plan for an outbox that is nearly empty reads all of a full one. For each
+    // element of a list that it sees the planner looks up how frequent it is.
+    .persistent(false)
+    .try_map(|row: PgRow| {
+        let Json(headers) = row.try_get(6)?;
+        Ok(OutboxRow {
+            id: row.try_get(0)?,
+            may_omit_value: row.try_get(1)?,
+            record: Outgoing {
+                topic: row.try_get(2)?,
+                partition: row.try_get(3)?,
+                key: row.try_get(4)?,
+                value: row.try_get(5)?,
+                headers,
+            },
         })
-        .collect()
+    })
+    .fetch_all(connection)
+    .await
 }
 
 /// Removes rows that the broker has acknowledged.
 pub(crate) async fn delete(connection: &mut PgConnection, ids: &[i64]) -> Result<(), sqlx::Error> {
-    sqlx::query("DELETE FROM outbox WHERE id = ANY($1)")
+    sqlx::query("DELETE FROM outbox WHERE id = ANY((SELECT $1)::bigint[])")
         .bind(ids)
-        // Planned each time: a plan for an outbox that is nearly empty reads all of a full one.
+        // As in `read`.
         .persistent(false)
         .execute(connection)
         .await?;

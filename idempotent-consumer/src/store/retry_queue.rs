@@ -15,7 +15,7 @@ use super::time_of;
 use crate::copy::{self, BinaryRow};
 use crate::deferral::KeyHash;
 use crate::failure::FailureClass;
-use crate::message::{Fingerprint, Headers, MessageId, PartitionKey, Record};
+use crate::message::{Fingerprint, MessageId, PartitionKey, Record};
 use crate::outcome::Verdict;
 
 /// A failed attempt, and when the next one is due.
@@ -287,10 +287,7 @@ pub(crate) async fn due(
     .await?;
     rows.into_iter()
         .map(|row| {
-            let Json(headers): Json<serde_json::Value> = row.try_get("headers")?;
-            let headers = Headers::from_json(&headers).ok_or_else(|| {
-                sqlx::Error::Decode("retry_queue.headers is not of our form".into())
-            })?;
+            let Json(headers) = row.try_get("headers")?;
             let attempts = row.try_get::<i32, _>("attempts")?.cast_unsigned();
             let given_up_by: Option<String> = row.try_get("given_up_by")?;
             let last_error: Option<String> = row.try_get("error_message")?;
