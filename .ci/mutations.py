@@ -116,17 +116,25 @@ MUTATIONS = [
         "relay-forgets-what-is-under-way",
         "rows that are under way are sent again for ever where those behind them cannot be read",
         [(ENGINE + "relay.rs",
-          "        let next = changed.and(read.map_err(RelayError::from));\n",
-          "        let next = Ok(changed.and(read.map_err(RelayError::from))?);\n")],
+          "            let next = changed.and(next);\n",
+          "            let next = Ok(changed.and(next)?);\n")],
         (CONSUMER_TESTS, "what_is_under_way_is_removed_also_where_what_follows_cannot_be_read"),
+    ),
+    Mutation(
+        "relay-keeps-its-look",
+        "rows that were seen before a refusal go out behind it",
+        [(ENGINE + "relay.rs",
+          "                        table.forget();\n",
+          "")],
+        (CONSUMER_TESTS, "a_row_that_its_topic_refuses_holds_up_all_of_its_key_and_no_others"),
     ),
     Mutation(
         "relay-deletes-first",
         "the relay removes rows before Kafka has acknowledged them",
         [(ENGINE + "relay.rs",
-          "        let mut flight = Flight::new(rows);\n",
-          "        let mut flight = Flight::new(rows);\n"
-          "        table.remove(&mut flight.round.ids()).await?;\n")],
+          "            let ids = flight.round.ids();\n",
+          "            let ids = flight.round.ids();\n"
+          "            table.remove(&mut ids.clone()).await?;\n")],
         (CONSUMER_TESTS, "a_dead_letter_leaves_the_outbox_only_once_its_topic_has_it"),
     ),
     Mutation(

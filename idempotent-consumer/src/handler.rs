@@ -122,6 +122,9 @@ pub trait Handler: Send + Sync + 'static {
 
     /// Applies the messages in their order. They are distinct, and none has been applied before.
     ///
+    /// For a hundred messages and more PostgreSQL plans each statement anew (`plan_cache_mode`), which is
+    /// meant for one statement for all of them.
+    ///
     /// # Errors
     /// Nothing of this call is kept. The class of the error decides what happens next, see
     /// [`failure`](crate::failure); a batch that fails because of one message is bisected.

@@ -87,6 +87,14 @@ impl Pace {
         }
     }
 
+    /// What one look for them tells of, at most. Behind a refusal there is one for each round.
+    fn rows_of_a_look(self) -> i64 {
+        match self {
+            Self::Batches => 10_000,
+            Self::Alone => 500,
+        }
+    }
+
     fn options(self) -> PublisherOptions {
         let common = PublisherOptions { delivery_timeout: None, ..PublisherOptions::default() };
         match self {
@@ -184,7 +192,7 @@ impl Relay {
         })
         .map_err(|error| RelayError::Kafka(error.to_string()))?;
         let mut producer = Producer { publisher, pace, deliveries, health: &self.health, cancel };
-        let mut table = Table::new(connection, &self.holder);
+        let mut table = Table::new(connection, &self.holder, pace);
         let mut reader = None;
         let is_over =
             || cancel.is_cancelled() || alone_until.is_some_and(|until| Instant::now() >= until);
@@ -195,69 +203,87 @@ impl Relay {
                 sleep(cancel, Duration::from_secs(1)).await;
                 continue;
             }
-            let reader = match &mut reader {
-                Some(reader) => reader,
-                none => none.insert(self.connect().await?),
-            };
-            table.look().await?;
-            let rows = outbox::read(reader, &table.take(pace.rows())).await?;
+            let rows = table.read().await?;
             if rows.is_empty() {
+                // Not to be found dead after hours without a word.
+                reader = None;
                 self.health.clear("outbox");
                 sleep(cancel, IDLE).await;
                 continue;
             }
-            publish(&mut table, reader, &mut producer, rows, is_over).await?;
+            self.publish(&mut table, &mut reader, &mut producer, rows, is_over).await?;
         }
         Ok(())
     }
-}
 
-/// Publishes rows in rounds. While one is under way, the one before it is removed and the next one read,
-/// on a connection of its own.
-async fn publish(
-    table: &mut Table<'_>,
-    reader: &mut PgConnection,
-    producer: &mut Producer<'_>,
-    mut rows: Vec<OutboxRow>,
-    is_over: impl Fn() -> bool,
-) -> Result<(), RelayError> {
-    let most = producer.pace.rows();
-    // In the round before.
-    let mut acknowledged = Vec::new();
-    loop {
-        table.renew_lease().await?;
-        let mut flight = Flight::new(rows);
-        let (ids, next) =
-            (flight.round.ids(), if is_over() { Vec::new() } else { table.take(most) });
-        let change = table.remove_and_look(&mut acknowledged, [&ids, &next], most);
-        // What is under way has its end first, whatever fails there: sent in vain it would be sent for
-        // ever. The database begins while rows are handed over.
-        let (read, changed, mut sent) =
-            tokio::join!(outbox::read(reader, &next), change, producer.send(&mut flight));
-        let next = changed.and(read.map_err(RelayError::from));
-        while matches!(sent, Sent::Waiting) {
-            // The rows are on their way: nobody else should send them too.
+    /// Publishes rows in rounds. While one is under way, the one before it is removed and the next one
+    /// read, on a connection of its own.
+    async fn publish(
+        &self,
+        table: &mut Table<'_>,
+        reader: &mut Option<PgConnection>,
+        producer: &mut Producer<'_>,
+        mut rows: Vec<OutboxRow>,
+        is_over: impl Fn() -> bool,
+    ) -> Result<(), RelayError> {
+        // In the round before.
+        let mut acknowledged = Vec::new();
+        loop {
             table.renew_lease().await?;
-            sent = producer.send(&mut flight).await;
-        }
-        let mut failed = Vec::new();
-        for (id, outcome) in flight.ended {
-            match outcome {
-                Ok(()) => acknowledged.push(id),
-                Err(error) => failed.push((id, error)),
+            let mut flight = Flight::new(rows);
+            let ids = flight.round.ids();
+            let taken = if is_over() { Vec::new() } else { table.take() };
+            let reading = async { Ok(self.read(reader, &taken).await?) };
+            let change = table.remove_and_look(&mut acknowledged, [&ids, &taken]);
+            // What is under way has its end first, whatever fails there: sent in vain it would be sent
+            // for ever. The database begins while rows are handed over.
+            let (next, changed, mut sent) =
+                tokio::join!(reading, change, producer.send(&mut flight));
+            let next = changed.and(next);
+            while matches!(sent, Sent::Waiting) {
+                // The rows are on their way: nobody else should send them too.
+                table.renew_lease().await?;
+                sent = producer.send(&mut flight).await;
             }
-        }
-        let is_whole = failed.is_empty() && matches!(sent, Sent::All);
-        match next {
-            Ok(next) if is_whole && !next.is_empty() && !is_over() => rows = next,
-            next => {
-                table.remove(&mut acknowledged).await?;
-                if is_whole {
-                    return next.map(drop);
+            let mut failed = Vec::new();
+            for (id, outcome) in flight.ended {
+                match outcome {
+                    Ok(()) => acknowledged.push(id),
+                    Err(error) => failed.push((id, error)),
                 }
-                return conclude(table, producer.pace, &flight.round, failed, sent).await;
+            }
+            let is_whole = failed.is_empty() && matches!(sent, Sent::All);
+            match next {
+                Ok(next) if is_whole && !next.is_empty() && !is_over() => rows = next,
+                next => {
+                    table.remove(&mut acknowledged).await?;
+                    if !is_whole || !taken.is_empty() {
+                        // What was not sent has to come before what is known.
+                        table.forget();
+                    }
+                    if is_whole {
+                        return next.map(drop);
+                    }
+                    return conclude(table, producer.pace, &flight.round, failed, sent).await;
+                }
             }
         }
+    }
+
+    /// Reads rows on a connection that is made for the first of them.
+    async fn read(
+        &self,
+        reader: &mut Option<PgConnection>,
+        ids: &[i64],
+    ) -> Result<Vec<OutboxRow>, sqlx::Error> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let reader = match reader {
+            Some(reader) => reader,
+            none => none.insert(self.connect().await?),
+        };
+        outbox::read(reader, ids).await
     }
 }
 

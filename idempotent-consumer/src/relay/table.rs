@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use sqlx::PgConnection;
 
-use super::RelayError;
+use super::{Pace, RelayError};
 use crate::failpoint::failpoint;
-use crate::store::outbox::Waiting;
+use crate::store::outbox::{OutboxRow, Waiting};
 use crate::store::{copies, outbox};
 
 pub(super) use crate::store::outbox::give_lease_back;
@@ -16,8 +16,6 @@ pub(super) const LEASE: Duration = Duration::from_secs(15);
 pub(super) const RENEW_AFTER: Duration = Duration::from_secs(5);
 /// Of a round, at most.
 const BYTES: i64 = 1024 * 1024;
-/// Rows that one look tells of, at most.
-const LOOK: i64 = 10_000;
 /// Rows of a round that were not all there are, probably.
 const MANY: usize = 400;
 
@@ -25,6 +23,7 @@ const MANY: usize = 400;
 pub(super) struct Table<'a> {
     connection: &'a mut PgConnection,
     holder: &'a str,
+    pace: Pace,
     leased_at: Option<Instant>,
     /// What looks have told of, and is not taken yet.
     waiting: VecDeque<Waiting>,
@@ -33,24 +32,21 @@ pub(super) struct Table<'a> {
 }
 
 impl<'a> Table<'a> {
-    pub(super) fn new(connection: &'a mut PgConnection, holder: &'a str) -> Self {
+    pub(super) fn new(connection: &'a mut PgConnection, holder: &'a str, pace: Pace) -> Self {
         let waiting = VecDeque::new();
-        Self { connection, holder, leased_at: None, waiting, may_be_more: false }
+        Self { connection, holder, pace, leased_at: None, waiting, may_be_more: false }
     }
 
     /// Takes the lease, or renews it where it is time to; `false` while another relay holds it.
     pub(super) async fn take_lease(&mut self) -> Result<bool, RelayError> {
-        if self.leased_at.is_some_and(|at| at.elapsed() > LEASE) {
-            // Another one may have had it, and may have published what was read before.
-            return Err(RelayError::LeaseLost);
-        }
         if self.leased_at.is_none_or(|at| at.elapsed() > RENEW_AFTER) {
             let lease = LEASE.as_secs_f64();
             let taken = outbox::take_lease(self.connection, self.holder, lease).await?;
-            self.leased_at = taken.then(Instant::now);
-            if !taken {
-                self.waiting.clear();
+            if !taken || self.leased_at.is_some_and(|at| at.elapsed() > LEASE) {
+                // Another relay may have been at them.
+                self.forget();
             }
+            self.leased_at = taken.then(Instant::now);
         }
         Ok(self.leased_at.is_some())
     }
@@ -60,25 +56,35 @@ impl<'a> Table<'a> {
         if self.take_lease().await? { Ok(()) } else { Err(RelayError::LeaseLost) }
     }
 
-    /// Looks for rows that may go out, where none are known. Behind a refusal there is a new table:
-    /// nothing goes out that was seen before it.
-    pub(super) async fn look(&mut self) -> Result<(), RelayError> {
-        if self.waiting.is_empty() { self.look_besides(&[]).await } else { Ok(()) }
+    /// The next rows that may go out.
+    pub(super) async fn read(&mut self) -> Result<Vec<OutboxRow>, RelayError> {
+        if self.waiting.is_empty() {
+            self.look(&[]).await?;
+            self.renew_lease().await?;
+        }
+        let ids = self.take();
+        Ok(outbox::read(self.connection, &ids).await?)
     }
 
-    async fn look_besides(&mut self, besides: &[i64]) -> Result<(), RelayError> {
-        let found = outbox::look(self.connection, LOOK, besides).await?;
-        self.may_be_more = i64::try_from(found.len()) == Ok(LOOK);
+    async fn look(&mut self, besides: &[i64]) -> Result<(), RelayError> {
+        let found = outbox::look(self.connection, self.pace.rows_of_a_look(), besides).await?;
+        self.may_be_more = i64::try_from(found.len()) == Ok(self.pace.rows_of_a_look());
         self.waiting.extend(found);
         Ok(())
     }
 
-    /// Takes the next of the rows that are known, so many at most.
-    pub(super) fn take(&mut self, rows: usize) -> Vec<i64> {
+    /// Looks anew from here on: what is known is not all there is before the rows that are known, or not
+    /// any more.
+    pub(super) fn forget(&mut self) {
+        self.waiting.clear();
+    }
+
+    /// Takes the next of the rows that are known, for a round.
+    pub(super) fn take(&mut self) -> Vec<i64> {
         let (mut ids, mut bytes) = (Vec::new(), 0);
         while let Some(next) = self.waiting.front() {
             bytes += next.bytes;
-            if ids.len() == rows || (bytes > BYTES && !ids.is_empty()) {
+            if ids.len() == self.pace.rows() || (bytes > BYTES && !ids.is_empty()) {
                 break;
             }
             ids.push(next.id);
@@ -101,20 +107,20 @@ impl<'a> Table<'a> {
         Ok(())
     }
 
-    /// The same, and looks for more before there is less than a round of `rows`: for what is not `taken`
-    /// already. Of few rows there were all.
+    /// The same, and looks for more before there is less than a round: for what is not `taken` already.
+    /// Of few rows there were all.
     pub(super) async fn remove_and_look(
         &mut self,
         acknowledged: &mut Vec<i64>,
         taken: [&[i64]; 2],
-        rows: usize,
     ) -> Result<(), RelayError> {
         self.remove(acknowledged).await?;
         let is_many = self.may_be_more || taken.iter().any(|ids| ids.len() >= MANY);
-        if is_many && self.waiting.len() < rows {
+        if is_many && self.waiting.len() < self.pace.rows() {
+            self.renew_lease().await?;
             let mut besides = taken.concat();
             besides.extend(self.waiting.iter().map(|waiting| waiting.id));
-            self.look_besides(&besides).await?;
+            self.look(&besides).await?;
         }
         Ok(())
     }

@@ -172,9 +172,12 @@ pub(crate) async fn read(
     // element of a list that it sees the planner looks up how frequent it is.
     .persistent(false)
     .try_map(|row: PgRow| {
-        let Json(headers) = row.try_get(6)?;
+        let id = row.try_get(0)?;
+        let Json(headers) = row.try_get(6).map_err(|error| {
+            sqlx::Error::Decode(format!("headers of row {id} of the outbox: {error}").into())
+        })?;
         Ok(OutboxRow {
-            id: row.try_get(0)?,
+            id,
             may_omit_value: row.try_get(1)?,
             record: Outgoing {
                 topic: row.try_get(2)?,

@@ -218,9 +218,9 @@ fn empty_outbox(world: &World, arguments: &[&str]) {
     consumer.stop();
 }
 
-/// Looks at the numbers of what was told: each is there, and those of a key in their order, where the
-/// first of each counts. Returns how many records there are.
-fn assert_all_in_order(world: &World, rows: i64) -> usize {
+/// Looks at the numbers of what was told: those of a key are in their order, where the first of each
+/// counts. Returns them, and how many records there are.
+fn told_in_order(world: &World) -> (BTreeSet<i64>, usize) {
     let mut records = told(world);
     records.sort_by_key(|record| (record.source.partition, record.offset));
     let mut seen = BTreeSet::new();
@@ -235,8 +235,14 @@ fn assert_all_in_order(world: &World, rows: i64) -> usize {
             assert!(before < Some(number), "{number} of {key:?} went behind {before:?}");
         }
     }
+    (seen, records.len())
+}
+
+/// The same, where all are there. Returns how many records there are.
+fn assert_all_in_order(world: &World, rows: i64) -> usize {
+    let (seen, records) = told_in_order(world);
     assert!(seen.into_iter().eq(1..=rows), "some are missing");
-    records.len()
+    records
 }
 
 /// So many that one round is removed and the next one read while others are under way.
@@ -249,6 +255,38 @@ fn a_full_outbox_goes_out_once_and_in_the_order_of_each_key_also_where_the_clien
     let few = ["-X", "queue.buffering.max.messages=7", "--notifications-topic", &topic_of(&world)];
     empty_outbox(&world, &few);
     assert_eq!(assert_all_in_order(&world, 9_000), 9_000);
+}
+
+/// Those behind it that were seen before it was refused do not go, and none before another of its key.
+#[test]
+fn a_row_that_its_topic_refuses_holds_up_all_of_its_key_and_no_others() {
+    const ROWS: i64 = 3_000;
+    let world = World::new("outbox_refused", 3);
+    world.create_topic_with(&topic_of(&world), 3, &[("max.message.bytes", "20000")]);
+    drain(&world, &[]);
+    // Too large: digits without a pattern, which lz4 makes little smaller.
+    let filled = world.number(&format!(
+        "WITH large AS (
+             INSERT INTO outbox (topic, key, value, headers)
+             SELECT '{}', 'k-1', convert_to(string_agg(md5(n::text), ''), 'UTF8'), '[]'
+               FROM generate_series(1, 2000) AS n
+             RETURNING 1
+         )
+         SELECT count(*) FROM large",
+        topic_of(&world)
+    ));
+    assert_eq!(filled, 1);
+    fill_outbox(&world, ROWS);
+    let held_up: BTreeSet<i64> =
+        (1..=ROWS).filter(|n| n % 300 == 1 && n % 7 != 0 && n % 11 != 0).collect();
+    let expected: BTreeSet<i64> = (1..=ROWS).filter(|n| !held_up.contains(n)).collect();
+    let consumer = Consumer::start(&world, &["--notifications-topic", &topic_of(&world)]);
+    let left = 1 + i64::try_from(held_up.len()).unwrap();
+    eventually("the others are out", || left_in_outbox(&world) <= left);
+    consumer.stop();
+    assert_eq!(told_in_order(&world).0, expected);
+    assert_eq!(left_in_outbox(&world), left);
+    assert_eq!(world.number("SELECT count(*) FROM outbox WHERE refused_at IS NOT NULL"), 1);
 }
 
 /// While there is little, PostgreSQL plans to read all of the table; later there is much.
