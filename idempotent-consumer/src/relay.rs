@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use sqlx::PgConnection;
 use sqlx::postgres::PgConnectOptions;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -37,6 +38,8 @@ const STALLED_AFTER: Duration = Duration::from_secs(20);
 /// whoever has it keeps it; where nobody else is, this one goes on.
 const STAND_BACK: Duration = Duration::from_secs(3);
 const IDLE: Duration = Duration::from_millis(100);
+/// How long a round that is out waits for the second connection.
+const READER_WITHIN: Duration = Duration::from_secs(2);
 const FREED_WITHIN: Duration = Duration::from_millis(1);
 /// How long after a refusal each row goes out in a request of its own. Less than the ten seconds
 /// after which a refused row is tried again: one that is refused for ever slows the others half of
@@ -229,20 +232,27 @@ impl Relay {
         // In the round before.
         let mut acknowledged = Vec::new();
         loop {
-            table.renew_lease().await?;
+            if let Err(error) = table.renew_lease().await {
+                // They are in Kafka, whoever has the lease.
+                table.remove(&mut acknowledged).await?;
+                return Err(error);
+            }
             let mut flight = Flight::new(rows);
             let ids = flight.round.ids();
             let taken = if is_over() { Vec::new() } else { table.take() };
-            let reading = async { Ok(self.read(reader, &taken).await?) };
             let change = table.remove_and_look(&mut acknowledged, [&ids, &taken]);
             // What is under way has its end first, whatever fails there: sent in vain it would be sent
             // for ever. The database begins while rows are handed over.
             let (next, changed, mut sent) =
-                tokio::join!(reading, change, producer.send(&mut flight));
+                tokio::join!(self.read(reader, &taken), change, producer.send(&mut flight));
             let next = changed.and(next);
             while matches!(sent, Sent::Waiting) {
                 // The rows are on their way: nobody else should send them too.
-                table.renew_lease().await?;
+                if let Err(error) = table.renew_lease().await {
+                    acknowledged.extend(flight.acknowledged());
+                    table.remove(&mut acknowledged).await?;
+                    return Err(error);
+                }
                 sent = producer.send(&mut flight).await;
             }
             let mut failed = Vec::new();
@@ -253,6 +263,9 @@ impl Relay {
                 }
             }
             let is_whole = failed.is_empty() && matches!(sent, Sent::All);
+            if is_whole && next.is_ok() {
+                self.health.clear("outbox");
+            }
             match next {
                 Ok(next) if is_whole && !next.is_empty() && !is_over() => rows = next,
                 next => {
@@ -270,21 +283,37 @@ impl Relay {
         }
     }
 
-    /// Reads rows on a connection that is made for the first of them.
+    /// Reads rows on a connection that is made for the first of them. Where there is none to be had there
+    /// are no rows, and the connection that holds the lease reads them in its time.
     async fn read(
         &self,
         reader: &mut Option<PgConnection>,
         ids: &[i64],
-    ) -> Result<Vec<OutboxRow>, sqlx::Error> {
+    ) -> Result<Vec<OutboxRow>, RelayError> {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
-        let reader = match reader {
-            Some(reader) => reader,
-            none => none.insert(self.connect().await?),
+        let made = match reader.take() {
+            Some(connection) => Ok(connection),
+            None => timeout(READER_WITHIN, self.connect()).await.unwrap_or_else(|_| Err(is_late())),
         };
-        outbox::read(reader, ids).await
+        let mut connection = match made {
+            Ok(connection) => connection,
+            Err(error) => {
+                tracing::warn!("outbox relay: goes on with one connection: {error}");
+                return Ok(Vec::new());
+            }
+        };
+        // Another relay is not to have the lease before this has an end.
+        let read = timeout(RENEW_AFTER, outbox::read(&mut connection, ids));
+        let rows = read.await.unwrap_or_else(|_| Err(is_late()))?;
+        *reader = Some(connection);
+        Ok(rows)
     }
+}
+
+fn is_late() -> sqlx::Error {
+    sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, "no answer in time"))
 }
 
 /// Notes what Kafka refused, and says why this turn ends.
@@ -340,6 +369,10 @@ impl Flight {
     fn new(rows: Vec<OutboxRow>) -> Self {
         let (round, sending) = (Round::new(rows), Sending::default());
         Self { round, sending, ended: Vec::new(), heard_at: Instant::now() }
+    }
+
+    fn acknowledged(&self) -> impl Iterator<Item = i64> {
+        self.ended.iter().filter(|(_, outcome)| outcome.is_ok()).map(|(id, _)| *id)
     }
 
     /// A row has its end.

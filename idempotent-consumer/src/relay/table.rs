@@ -40,20 +40,22 @@ impl<'a> Table<'a> {
     /// Takes the lease, or renews it where it is time to; `false` while another relay holds it.
     pub(super) async fn take_lease(&mut self) -> Result<bool, RelayError> {
         if self.leased_at.is_none_or(|at| at.elapsed() > RENEW_AFTER) {
-            let lease = LEASE.as_secs_f64();
+            let (lease, asked_at) = (LEASE.as_secs_f64(), Instant::now());
             let taken = outbox::take_lease(self.connection, self.holder, lease).await?;
             if !taken || self.leased_at.is_some_and(|at| at.elapsed() > LEASE) {
                 // Another relay may have been at them.
                 self.forget();
             }
-            self.leased_at = taken.then(Instant::now);
+            self.leased_at = taken.then_some(asked_at);
         }
         Ok(self.leased_at.is_some())
     }
 
-    /// The same while rows are under way.
+    /// The same where rows are read or under way. One that has lapsed is lost, also if nobody has it now:
+    /// another relay may have published them.
     pub(super) async fn renew_lease(&mut self) -> Result<(), RelayError> {
-        if self.take_lease().await? { Ok(()) } else { Err(RelayError::LeaseLost) }
+        let has_lapsed = self.leased_at.is_some_and(|at| at.elapsed() > LEASE);
+        if self.take_lease().await? && !has_lapsed { Ok(()) } else { Err(RelayError::LeaseLost) }
     }
 
     /// The next rows that may go out.

@@ -479,8 +479,10 @@ async fn the_statements_of_a_large_batch_are_planned_for_what_they_are_asked() {
         }
         world.send(100..400);
     };
-    let (ended, ()) = tokio::join!(world.run(Planned), feed);
+    let feed = tokio::time::timeout(Duration::from_secs(80), feed);
+    let (ended, fed) = tokio::join!(world.run(Planned), feed);
     assert_eq!(ended.unwrap().applied, 308);
+    fed.unwrap();
     let plans: Vec<(i64, i64, i64)> =
         sqlx::query_as("SELECT * FROM plans ORDER BY messages, generic + custom")
             .fetch_all(&world.pool)
