@@ -249,20 +249,14 @@ impl Relay {
             while matches!(sent, Sent::Waiting) {
                 // The rows are on their way: nobody else should send them too.
                 if let Err(error) = table.renew_lease().await {
-                    acknowledged.extend(flight.acknowledged());
+                    acknowledged.append(&mut flight.acknowledged);
                     table.remove(&mut acknowledged).await?;
                     return Err(error);
                 }
                 sent = producer.send(&mut flight).await;
             }
-            let mut failed = Vec::new();
-            for (id, outcome) in flight.ended {
-                match outcome {
-                    Ok(()) => acknowledged.push(id),
-                    Err(error) => failed.push((id, error)),
-                }
-            }
-            let is_whole = failed.is_empty() && matches!(sent, Sent::All);
+            acknowledged.append(&mut flight.acknowledged);
+            let is_whole = flight.failed.is_empty() && matches!(sent, Sent::All);
             if is_whole && next.is_ok() {
                 self.health.clear("outbox");
             }
@@ -277,7 +271,7 @@ impl Relay {
                     if is_whole {
                         return next.map(drop);
                     }
-                    return conclude(table, producer.pace, &flight.round, failed, sent).await;
+                    return conclude(table, producer.pace, flight, sent).await;
                 }
             }
         }
@@ -320,8 +314,7 @@ fn is_late() -> sqlx::Error {
 async fn conclude(
     table: &mut Table<'_>,
     pace: Pace,
-    round: &Round,
-    failed: Vec<(i64, DeliveryError)>,
+    Flight { round, failed, .. }: Flight,
     sent: Sent,
 ) -> Result<(), RelayError> {
     let is_cancelled = matches!(sent, Sent::Cancelled);
@@ -361,18 +354,21 @@ async fn conclude(
 struct Flight {
     round: Round,
     sending: Sending,
-    ended: Vec<(i64, Result<(), DeliveryError>)>,
+    /// In Kafka, and not noted elsewhere yet.
+    acknowledged: Vec<i64>,
+    failed: Vec<(i64, DeliveryError)>,
     heard_at: Instant,
 }
 
 impl Flight {
     fn new(rows: Vec<OutboxRow>) -> Self {
-        let (round, sending) = (Round::new(rows), Sending::default());
-        Self { round, sending, ended: Vec::new(), heard_at: Instant::now() }
-    }
-
-    fn acknowledged(&self) -> impl Iterator<Item = i64> {
-        self.ended.iter().filter(|(_, outcome)| outcome.is_ok()).map(|(id, _)| *id)
+        Self {
+            round: Round::new(rows),
+            sending: Sending::default(),
+            acknowledged: Vec::new(),
+            failed: Vec::new(),
+            heard_at: Instant::now(),
+        }
     }
 
     /// A row has its end.
@@ -380,7 +376,10 @@ impl Flight {
         let id = token.cast_signed();
         self.sending.ended(id, &outcome);
         self.round.ended(id, outcome.is_ok());
-        self.ended.push((id, outcome.map(|_| ())));
+        match outcome {
+            Ok(_) => self.acknowledged.push(id),
+            Err(error) => self.failed.push((id, error)),
+        }
     }
 
     fn waiting(&self) -> String {
@@ -473,7 +472,7 @@ impl Producer<'_> {
                 Err(error) => error,
             };
             flight.round.ended(id, false);
-            flight.ended.push((id, Err(refused)));
+            flight.failed.push((id, refused));
         }
     }
 }

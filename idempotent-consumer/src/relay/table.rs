@@ -42,7 +42,7 @@ impl<'a> Table<'a> {
         if self.leased_at.is_none_or(|at| at.elapsed() > RENEW_AFTER) {
             let (lease, asked_at) = (LEASE.as_secs_f64(), Instant::now());
             let taken = outbox::take_lease(self.connection, self.holder, lease).await?;
-            if !taken || self.leased_at.is_some_and(|at| at.elapsed() > LEASE) {
+            if !taken || self.has_lapsed() {
                 // Another relay may have been at them.
                 self.forget();
             }
@@ -54,8 +54,12 @@ impl<'a> Table<'a> {
     /// The same where rows are read or under way. One that has lapsed is lost, also if nobody has it now:
     /// another relay may have published them.
     pub(super) async fn renew_lease(&mut self) -> Result<(), RelayError> {
-        let has_lapsed = self.leased_at.is_some_and(|at| at.elapsed() > LEASE);
+        let has_lapsed = self.has_lapsed();
         if self.take_lease().await? && !has_lapsed { Ok(()) } else { Err(RelayError::LeaseLost) }
+    }
+
+    fn has_lapsed(&self) -> bool {
+        self.leased_at.is_some_and(|at| at.elapsed() > LEASE)
     }
 
     /// The next rows that may go out.
@@ -69,14 +73,15 @@ impl<'a> Table<'a> {
     }
 
     async fn look(&mut self, besides: &[i64]) -> Result<(), RelayError> {
-        let found = outbox::look(self.connection, self.pace.rows_of_a_look(), besides).await?;
-        self.may_be_more = i64::try_from(found.len()) == Ok(self.pace.rows_of_a_look());
+        let most = self.pace.rows_of_a_look();
+        let found = outbox::look(self.connection, most, besides).await?;
+        self.may_be_more = i64::try_from(found.len()) == Ok(most);
         self.waiting.extend(found);
         Ok(())
     }
 
-    /// Looks anew from here on: what is known is not all there is before the rows that are known, or not
-    /// any more.
+    /// Looks anew from here on: where rows that were taken did not go out, or another relay may have sent
+    /// some, those that are known are no longer the next.
     pub(super) fn forget(&mut self) {
         self.waiting.clear();
     }

@@ -59,7 +59,8 @@ pub(crate) struct BeginSql {
 }
 
 impl BeginSql {
-    /// From so many messages on, planning anew costs less than a twentieth of the transaction.
+    /// From so many messages on, planning anew takes PostgreSQL a fifteenth more, by calculation: 0.2 ms
+    /// beside 3.
     const MANY: usize = 100;
 
     pub(crate) fn new(limits: TransactionLimits) -> Self {
