@@ -116,8 +116,8 @@ MUTATIONS = [
         "relay-forgets-what-is-under-way",
         "rows that are under way are sent again for ever where those behind them cannot be read",
         [(ENGINE + "relay.rs",
-          "            let next = changed.and(next);\n",
-          "            let next = Ok(changed.and(next)?);\n")],
+          "            let goes_on = next.is_ok() && !is_over();\n",
+          "            let next = Ok(next?);\n            let goes_on = !is_over();\n")],
         (CONSUMER_TESTS, "what_is_under_way_is_removed_also_where_what_follows_cannot_be_read"),
     ),
     Mutation(
@@ -129,11 +129,19 @@ MUTATIONS = [
         (CONSUMER_TESTS, "a_row_that_its_topic_refuses_holds_up_all_of_its_key_and_no_others"),
     ),
     Mutation(
+        "relay-leaves-what-is-under-way",
+        "a relay that is to stop does not wait for the ends of what is under way",
+        [(ENGINE + "relay.rs",
+          "                    self.settle(flight).await;\n",
+          "")],
+        (CONSUMER_TESTS, "relays_that_are_told_to_stop_at_their_work_leave_nothing_that_goes_out_again"),
+    ),
+    Mutation(
         "relay-deletes-first",
         "the relay removes rows before Kafka has acknowledged them",
         [(ENGINE + "relay.rs",
-          "            let ids = flight.round.ids();\n",
-          "            let ids = flight.round.ids();\n"
+          "            let ids = flight.flow.ids();\n",
+          "            let ids = flight.flow.ids();\n"
           "            table.remove(&mut ids.clone()).await?;\n")],
         (CONSUMER_TESTS, "a_dead_letter_leaves_the_outbox_only_once_its_topic_has_it"),
     ),

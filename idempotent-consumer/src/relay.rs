@@ -1,13 +1,12 @@
 //! The outbox relay: publishes rows and removes them after the broker's acknowledgement.
 //!
-//! Nothing goes out behind an unacknowledged row of its topic and key: within a round the next row
-//! of a key goes when the one before it is acknowledged, and a round begins when the one before it
-//! has ended. On any failure a new producer starts again from the table.
+//! Nothing goes out behind an unacknowledged row of its topic and key: the next one goes when the one
+//! before it is acknowledged. On any failure a new producer starts again from the table.
 //!
 //! Kafka refuses a request as a whole. Rows that were refused together are therefore not judged; they
 //! go out again one to a request, as does everything for a while.
 
-mod round;
+mod flow;
 mod spans;
 mod table;
 
@@ -17,11 +16,11 @@ use std::time::{Duration, Instant};
 use sqlx::PgConnection;
 use sqlx::postgres::PgConnectOptions;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
-use tokio::time::timeout;
+use tokio::time::{timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use self::round::Round;
+use self::flow::Flow;
 use self::spans::Sending;
 use self::table::{RENEW_AFTER, Table};
 use crate::failpoint::failpoint;
@@ -38,9 +37,11 @@ const STALLED_AFTER: Duration = Duration::from_secs(20);
 /// whoever has it keeps it; where nobody else is, this one goes on.
 const STAND_BACK: Duration = Duration::from_secs(3);
 const IDLE: Duration = Duration::from_millis(100);
-/// How long a round that is out waits for the second connection.
+/// How long rows that are under way wait for the second connection.
 const READER_WITHIN: Duration = Duration::from_secs(2);
 const FREED_WITHIN: Duration = Duration::from_millis(1);
+/// How long one that is to stop waits for what is under way.
+const SETTLED_WITHIN: Duration = Duration::from_secs(1);
 /// How long after a refusal each row goes out in a request of its own. Less than the ten seconds
 /// after which a refused row is tried again: one that is refused for ever slows the others half of
 /// the time.
@@ -82,7 +83,7 @@ enum Pace {
 }
 
 impl Pace {
-    /// Of a round, at most. Those that go alone take a round trip each.
+    /// Read at a time, at most. Those that go alone take a round trip each.
     fn rows(self) -> usize {
         match self {
             Self::Batches => 2_000,
@@ -90,7 +91,12 @@ impl Pace {
         }
     }
 
-    /// What one look for them tells of, at most. Behind a refusal there is one for each round.
+    /// With no more than these under way, others are handed over behind them.
+    fn few(self) -> usize {
+        self.rows() / 4
+    }
+
+    /// What one look for them tells of, at most. Behind a refusal there is one each time.
     fn rows_of_a_look(self) -> i64 {
         match self {
             Self::Batches => 10_000,
@@ -176,8 +182,11 @@ impl Relay {
     async fn connect(&self) -> Result<PgConnection, sqlx::Error> {
         let mut connection = connect(&self.database, "idempotent-consumer relay").await?;
         // Whatever waits longer than the lease is no longer ours to decide.
-        let limit = session_sql(table::LEASE / 3, table::LEASE / 2);
-        sqlx::raw_sql(sqlx::AssertSqlSafe(limit)).execute(&mut connection).await?;
+        let limits = session_sql(table::LEASE / 3, table::LEASE / 2);
+        // The outbox grows from nothing to very much within seconds: a plan that is kept for one that is
+        // nearly empty reads all of a full one.
+        let session = format!("{limits}; SET plan_cache_mode = force_custom_plan");
+        sqlx::raw_sql(sqlx::AssertSqlSafe(session)).execute(&mut connection).await?;
         Ok(connection)
     }
 
@@ -219,17 +228,19 @@ impl Relay {
         Ok(())
     }
 
-    /// Publishes rows in rounds. While one is under way, the one before it is removed and the next one
-    /// read, on a connection of its own.
+    /// Publishes rows. While some are under way, those that Kafka has are removed, and the next ones read on
+    /// a connection of their own.
     async fn publish(
         &self,
         table: &mut Table<'_>,
         reader: &mut Option<PgConnection>,
         producer: &mut Producer<'_>,
-        mut rows: Vec<OutboxRow>,
+        rows: Vec<OutboxRow>,
         is_over: impl Fn() -> bool,
     ) -> Result<(), RelayError> {
-        // In the round before.
+        let mut flight = Flight::new();
+        flight.add(rows);
+        // Not removed yet.
         let mut acknowledged = Vec::new();
         loop {
             if let Err(error) = table.renew_lease().await {
@@ -237,31 +248,39 @@ impl Relay {
                 table.remove(&mut acknowledged).await?;
                 return Err(error);
             }
-            let mut flight = Flight::new(rows);
-            let ids = flight.round.ids();
+            let ids = flight.flow.ids();
             let taken = if is_over() { Vec::new() } else { table.take() };
-            let change = table.remove_and_look(&mut acknowledged, [&ids, &taken]);
+            let more = CancellationToken::new();
+            let database = async {
+                let change = table.remove_and_look(&mut acknowledged, [&ids, &taken]);
+                let (next, changed) = tokio::join!(self.read(reader, &taken), change);
+                let next = changed.and(next);
+                let known = taken.is_empty() && table.knows_of_some();
+                if next.as_ref().is_ok_and(|rows| known || !rows.is_empty()) {
+                    more.cancel();
+                }
+                next
+            };
             // What is under way has its end first, whatever fails there: sent in vain it would be sent
             // for ever. The database begins while rows are handed over.
-            let (next, changed, mut sent) =
-                tokio::join!(self.read(reader, &taken), change, producer.send(&mut flight));
-            let next = changed.and(next);
-            while matches!(sent, Sent::Waiting) {
+            let (next, mut sent) = tokio::join!(database, producer.send(&mut flight, &more));
+            let goes_on = next.is_ok() && !is_over();
+            while matches!(sent, Sent::Waiting) || matches!(sent, Sent::Most) && !goes_on {
                 // The rows are on their way: nobody else should send them too.
                 if let Err(error) = table.renew_lease().await {
                     acknowledged.append(&mut flight.acknowledged);
                     table.remove(&mut acknowledged).await?;
                     return Err(error);
                 }
-                sent = producer.send(&mut flight).await;
+                sent = producer.send(&mut flight, &CancellationToken::new()).await;
             }
             acknowledged.append(&mut flight.acknowledged);
-            let is_whole = flight.failed.is_empty() && matches!(sent, Sent::All);
+            let is_whole = flight.failed.is_empty() && matches!(sent, Sent::All | Sent::Most);
             if is_whole && next.is_ok() {
                 self.health.clear("outbox");
             }
             match next {
-                Ok(next) if is_whole && !next.is_empty() && !is_over() => rows = next,
+                Ok(next) if is_whole && goes_on && more.is_cancelled() => flight.add(next),
                 next => {
                     table.remove(&mut acknowledged).await?;
                     if !is_whole || !taken.is_empty() {
@@ -314,13 +333,13 @@ fn is_late() -> sqlx::Error {
 async fn conclude(
     table: &mut Table<'_>,
     pace: Pace,
-    Flight { round, failed, .. }: Flight,
+    Flight { flow, failed, .. }: Flight,
     sent: Sent,
 ) -> Result<(), RelayError> {
     let is_cancelled = matches!(sent, Sent::Cancelled);
     let mut unconfirmed = match sent {
         Sent::Stalled(reason) => Some(reason),
-        Sent::All | Sent::Waiting | Sent::Cancelled => None,
+        Sent::All | Sent::Most | Sent::Waiting | Sent::Cancelled => None,
     };
     let (mut refused, mut together) = (false, false);
     for (id, error) in failed {
@@ -331,7 +350,7 @@ async fn conclude(
             }
             DeliveryError::Refused { too_large, reason } => {
                 refused |= !too_large;
-                if too_large && round.row(id).is_some_and(|row| row.may_omit_value) {
+                if too_large && flow.row(id).is_some_and(|row| row.may_omit_value) {
                     table.omit_value(id).await?;
                 } else {
                     table.note_refused(id, &reason).await?;
@@ -350,9 +369,9 @@ async fn conclude(
     }
 }
 
-/// A round on its way.
+/// Rows on their way.
 struct Flight {
-    round: Round,
+    flow: Flow,
     sending: Sending,
     /// In Kafka, and not noted elsewhere yet.
     acknowledged: Vec<i64>,
@@ -361,9 +380,9 @@ struct Flight {
 }
 
 impl Flight {
-    fn new(rows: Vec<OutboxRow>) -> Self {
+    fn new() -> Self {
         Self {
-            round: Round::new(rows),
+            flow: Flow::default(),
             sending: Sending::default(),
             acknowledged: Vec::new(),
             failed: Vec::new(),
@@ -371,11 +390,19 @@ impl Flight {
         }
     }
 
+    fn add(&mut self, rows: Vec<OutboxRow>) {
+        if self.flow.under_way() == 0 {
+            // There was nothing to hear of.
+            self.heard_at = Instant::now();
+        }
+        self.flow.add(rows);
+    }
+
     /// A row has its end.
     fn ends(&mut self, Delivery { token, outcome }: Delivery) {
         let id = token.cast_signed();
         self.sending.ended(id, &outcome);
-        self.round.ended(id, outcome.is_ok());
+        self.flow.ended(id, outcome.is_ok());
         match outcome {
             Ok(_) => self.acknowledged.push(id),
             Err(error) => self.failed.push((id, error)),
@@ -383,14 +410,16 @@ impl Flight {
     }
 
     fn waiting(&self) -> String {
-        format!("{} records are waiting for Kafka", self.round.under_way())
+        format!("{} records are waiting for Kafka", self.flow.under_way())
     }
 }
 
-/// How far a round has come.
+/// How far rows have come.
 enum Sent {
-    /// Each row that may go out has its end.
+    /// Each that may go out has its end.
     All,
+    /// All but a [few](Pace::few), and there are more to hand over.
+    Most,
     /// Not yet, and the lease wants to be renewed.
     Waiting,
     /// Kafka does not answer.
@@ -408,18 +437,24 @@ struct Producer<'a> {
 }
 
 impl Producer<'_> {
-    /// Hands rows over, and waits until each has its end or [`RENEW_AFTER`] has passed.
-    async fn send(&mut self, flight: &mut Flight) -> Sent {
+    /// Hands rows over, and waits until each has its end, or until few have none and there are `more`, or
+    /// until [`RENEW_AFTER`] has passed.
+    async fn send(&mut self, flight: &mut Flight, more: &CancellationToken) -> Sent {
         let until = tokio::time::Instant::now() + RENEW_AFTER;
         loop {
             self.hand_over(flight);
-            if flight.round.is_done() {
+            if flight.flow.is_done() {
                 return Sent::All;
             }
+            let are_few = flight.failed.is_empty() && flight.flow.len() <= self.pace.few();
             // The client counts a record until a moment after it has told of its end.
-            let has_no_room = flight.round.under_way() == 0;
+            let has_no_room = flight.flow.under_way() == 0;
             let delivery = tokio::select! {
-                () = self.cancel.cancelled() => return Sent::Cancelled,
+                () = self.cancel.cancelled() => {
+                    self.settle(flight).await;
+                    return Sent::Cancelled;
+                }
+                () = more.cancelled(), if are_few => return Sent::Most,
                 delivery = self.deliveries.recv() => delivery,
                 () = tokio::time::sleep(FREED_WITHIN), if has_no_room => continue,
                 () = tokio::time::sleep_until(until) => None,
@@ -442,9 +477,19 @@ impl Producer<'_> {
         }
     }
 
+    /// Waits for the ends of what is under way, so that it need not go out again; not for long.
+    async fn settle(&mut self, flight: &mut Flight) {
+        let until = tokio::time::Instant::now() + SETTLED_WITHIN;
+        while flight.flow.under_way() > 0
+            && let Ok(Some(delivery)) = timeout_at(until, self.deliveries.recv()).await
+        {
+            flight.ends(delivery);
+        }
+    }
+
     /// Gives the producer what may go out and what it has room for.
     fn hand_over(&self, flight: &mut Flight) {
-        while let Some(row) = flight.round.next() {
+        while let Some(row) = flight.flow.next() {
             failpoint("relay.before_send");
             let id = row.id;
             let record = Publication {
@@ -461,17 +506,17 @@ impl Producer<'_> {
                     continue;
                 }
                 // It does not even fit an empty queue.
-                Ok(false) if flight.round.under_way() == 1 && self.publisher.in_flight() == 0 => {
+                Ok(false) if flight.flow.under_way() == 1 && self.publisher.in_flight() == 0 => {
                     let reason = "the record is larger than the publisher's queue".to_owned();
                     DeliveryError::Refused { reason, too_large: true }
                 }
                 Ok(false) => {
-                    flight.round.put_back(id);
+                    flight.flow.put_back(id);
                     return;
                 }
                 Err(error) => error,
             };
-            flight.round.ended(id, false);
+            flight.flow.ended(id, false);
             flight.failed.push((id, refused));
         }
     }

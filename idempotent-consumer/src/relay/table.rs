@@ -14,9 +14,9 @@ pub(super) use crate::store::outbox::give_lease_back;
 
 pub(super) const LEASE: Duration = Duration::from_secs(15);
 pub(super) const RENEW_AFTER: Duration = Duration::from_secs(5);
-/// Of a round, at most.
+/// Read at a time, at most.
 const BYTES: i64 = 1024 * 1024;
-/// Rows of a round that were not all there are, probably.
+/// So many rows at a time were not all there are, probably.
 const MANY: usize = 400;
 
 /// What the relay changes, and what it looks for.
@@ -86,7 +86,12 @@ impl<'a> Table<'a> {
         self.waiting.clear();
     }
 
-    /// Takes the next of the rows that are known, for a round.
+    /// Whether there are rows to take without a look.
+    pub(super) fn knows_of_some(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// Takes the next of the rows that are known, as many as are read at a time.
     pub(super) fn take(&mut self) -> Vec<i64> {
         let (mut ids, mut bytes) = (Vec::new(), 0);
         while let Some(next) = self.waiting.front() {
@@ -114,7 +119,7 @@ impl<'a> Table<'a> {
         Ok(())
     }
 
-    /// The same, and looks for more before there is less than a round: for what is not `taken` already.
+    /// The same, and looks for more in time: for what is not `taken` already.
     /// Of few rows there were all.
     pub(super) async fn remove_and_look(
         &mut self,

@@ -144,8 +144,6 @@ pub(crate) async fn look(
     )
     .bind(max_rows)
     .bind(besides)
-    // Planned each time, since the table grows from nothing to very much within seconds.
-    .persistent(false)
     .fetch_one(connection)
     .await?;
     Ok(ids.into_iter().zip(sizes).map(|(id, bytes)| Waiting { id, bytes }).collect())
@@ -168,9 +166,7 @@ pub(crate) async fn read(
         ",
     )
     .bind(ids)
-    // Planned each time: a plan for an outbox that is nearly empty reads all of a full one. For each
-    // element of a list that it sees the planner looks up how frequent it is.
-    .persistent(false)
+    // For each element of a list that it sees the planner looks up how frequent it is.
     .try_map(|row: PgRow| {
         let id = row.try_get(0)?;
         let Json(headers) = row.try_get(6).map_err(|error| {
@@ -196,8 +192,6 @@ pub(crate) async fn read(
 pub(crate) async fn delete(connection: &mut PgConnection, ids: &[i64]) -> Result<(), sqlx::Error> {
     sqlx::query("DELETE FROM outbox WHERE id = ANY((SELECT $1)::bigint[])")
         .bind(ids)
-        // As in `read`.
-        .persistent(false)
         .execute(connection)
         .await?;
     Ok(())

@@ -326,6 +326,26 @@ fn an_outbox_that_fills_is_not_read_whole_for_each_round() {
     assert!(read < 4 * ROWS, "{read} rows were read beside the index");
 }
 
+/// What the producer has is waited for, and what Kafka has is removed.
+#[test]
+fn relays_that_are_told_to_stop_at_their_work_leave_nothing_that_goes_out_again() {
+    const ROWS: i64 = 12_000;
+    let world = World::new("full_outbox_stopped", 3);
+    drain(&world, &[]);
+    let slow = ["-X", "linger.ms=50", "--notifications-topic", &topic_of(&world)];
+    fill_outbox(&world, ROWS);
+    let mut left = ROWS;
+    for _ in 0..3 {
+        let consumer = Consumer::start(&world, &slow);
+        eventually("it is at its work", || left_in_outbox(&world) < left);
+        consumer.stop();
+        left = left_in_outbox(&world);
+    }
+    assert!(left > 0, "the last one was stopped at its work");
+    empty_outbox(&world, &[]);
+    assert_eq!(assert_all_in_order(&world, ROWS), 12_000);
+}
+
 #[test]
 fn a_full_outbox_goes_out_in_the_order_of_each_key_wherever_its_relay_is_killed() {
     const ROWS: i64 = 20_000;
