@@ -116,8 +116,8 @@ MUTATIONS = [
         "relay-forgets-what-is-under-way",
         "rows that are under way are sent again for ever where those behind them cannot be read",
         [(ENGINE + "relay.rs",
-          "            let goes_on = next.is_ok() && !is_over();\n",
-          "            let next = Ok(next?);\n            let goes_on = !is_over();\n")],
+          "            while !matches!(next, Err(RelayError::LeaseLost)) {\n",
+          "            while next.is_ok() {\n")],
         (CONSUMER_TESTS, "what_is_under_way_is_removed_also_where_what_follows_cannot_be_read"),
     ),
     Mutation(
@@ -140,9 +140,9 @@ MUTATIONS = [
         "relay-deletes-first",
         "the relay removes rows before Kafka has acknowledged them",
         [(ENGINE + "relay.rs",
-          "            let ids = flight.flow.ids();\n",
-          "            let ids = flight.flow.ids();\n"
-          "            table.remove(&mut ids.clone()).await?;\n")],
+          "                    let ids = flight.flow.ids();\n",
+          "                    let ids = flight.flow.ids();\n"
+          "                    table.remove(&mut ids.clone()).await?;\n")],
         (CONSUMER_TESTS, "a_dead_letter_leaves_the_outbox_only_once_its_topic_has_it"),
     ),
     Mutation(

@@ -15,6 +15,7 @@ use serde::Serialize;
 use sqlx::PgConnection;
 use tokio::sync::oneshot;
 
+use crate::series::spread;
 use crate::stage::{Place, Shape, Stage, on_stage, succeed};
 use crate::usage::Clocks;
 use crate::{Format, consumer, parse_settings, records};
@@ -36,6 +37,9 @@ pub(crate) struct LatencyOptions {
     /// How long messages are sent at each rate
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..))]
     seconds: u64,
+    /// How often; each time half of what it drained at just before
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    runs: u32,
     /// Records in the topic that it drains first
     #[arg(long, default_value_t = 300_000, value_parser = clap::value_parser!(u64).range(1_000..))]
     events: u64,
@@ -56,14 +60,14 @@ pub(crate) struct LatencyOptions {
 #[derive(Serialize)]
 struct Latency {
     /// Messages a second that were asked for.
-    rate: u64,
+    rate: f64,
     /// And that were sent, with the warm-up.
     sent_rate: f64,
-    messages: usize,
+    messages: f64,
     p50_ms: f64,
     p99_ms: f64,
     slowest_ms: f64,
-    peak_mib: u64,
+    peak_mib: f64,
     cpu: Cpu,
     /// So much of the machine's processors was used, by these four, while messages were sent.
     processors_used: f64,
@@ -83,22 +87,62 @@ struct Cpu {
 /// When each partition had come how far: milliseconds since 1970, and the next offset.
 type Progress = HashMap<i32, Vec<(i64, f64)>>;
 
+/// The medians of all runs, and of what counts most how far they spread.
+#[derive(Serialize)]
+struct Line {
+    median: Latency,
+    p50_spread: f64,
+    p99_spread: f64,
+    runs: Vec<Latency>,
+}
+
+impl Line {
+    fn of(runs: Vec<Latency>) -> Self {
+        let of = |value: fn(&Latency) -> f64| spread(runs.iter().map(value));
+        let median = |value: fn(&Latency) -> f64| of(value).median;
+        Self {
+            median: Latency {
+                rate: median(|run| run.rate),
+                sent_rate: median(|run| run.sent_rate),
+                messages: median(|run| run.messages),
+                p50_ms: median(|run| run.p50_ms),
+                p99_ms: median(|run| run.p99_ms),
+                slowest_ms: median(|run| run.slowest_ms),
+                peak_mib: median(|run| run.peak_mib),
+                cpu: Cpu {
+                    consumer: median(|run| run.cpu.consumer),
+                    producer: median(|run| run.cpu.producer),
+                    postgres: median(|run| run.cpu.postgres),
+                    kafka: median(|run| run.cpu.kafka),
+                },
+                processors_used: median(|run| run.processors_used),
+            },
+            p50_spread: of(|run| run.p50_ms).spread,
+            p99_spread: of(|run| run.p99_ms).spread,
+            runs,
+        }
+    }
+}
+
 pub(crate) async fn run(options: &LatencyOptions) -> anyhow::Result<()> {
     let measured = on_stage(options.events, async |stage| measure(stage, options).await).await?;
     if matches!(options.output, Format::Json) {
         println!("{}", serde_json::to_string(&measured)?);
         return Ok(());
     }
-    for it in measured {
+    for (what, line) in ["as asked for", "half of what it drains at"].iter().zip(&measured) {
+        let it = &line.median;
         println!(
-            "{} messages/s ({:.0} sent, {} measured): p50 {:.1} ms, p99 {:.1} ms, slowest {:.1} ms; \
-             most memory {} MiB\n  CPU s/million: consumer {:.1}, PostgreSQL {:.1}, Kafka {:.1}, \
-             producer {:.1}; {:.0} % of the processors",
+            "{what}, {:.0} messages/s ({:.0} sent, {:.0} measured): p50 {:.1} ms (spread {:.0} %), \
+             p99 {:.1} ms ({:.0} %), slowest {:.1} ms; most memory {:.0} MiB\n  CPU s/million: \
+             consumer {:.1}, PostgreSQL {:.1}, Kafka {:.1}, producer {:.1}; {:.0} % of the processors",
             it.rate,
             it.sent_rate,
             it.messages,
             it.p50_ms,
+            line.p50_spread * 100.0,
             it.p99_ms,
+            line.p99_spread * 100.0,
             it.slowest_ms,
             it.peak_mib,
             it.cpu.consumer,
@@ -111,21 +155,29 @@ pub(crate) async fn run(options: &LatencyOptions) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn measure(stage: &Stage, options: &LatencyOptions) -> anyhow::Result<Vec<Latency>> {
+/// At the rate that is asked for, and at half of the maximum.
+async fn measure(stage: &Stage, options: &LatencyOptions) -> anyhow::Result<[Line; 2]> {
     stage.tune(options.settings.as_deref()).await?;
-    let place = stage.place(Shape::default()).await?;
-    let drained = consumer::drain(&place, stage.events, 4, 1).await?;
-    place.clear().await?;
-    let time = Duration::from_secs_f64(drained.seconds).as_millis();
-    let maximum = u64::try_from(u128::from(drained.events) * 1_000 / time.max(1))?;
-    eprintln!("it drains at {maximum} events/s");
-    let mut measured = Vec::new();
-    for rate in [options.rate, maximum / 2] {
-        let properties = &options.producer_properties;
-        let load = Load { rate, seconds: options.seconds, properties };
-        measured.push(at_rate(stage, &load, &options.consumer_properties).await?);
+    let mut measured = [Vec::new(), Vec::new()];
+    for run in 1..=options.runs {
+        let place = stage.place(Shape::default()).await?;
+        let drained = consumer::drain(&place, stage.events, 4, 1).await?;
+        place.clear().await?;
+        let time = Duration::from_secs_f64(drained.seconds).as_millis();
+        let maximum = u64::try_from(u128::from(drained.events) * 1_000 / time.max(1))?;
+        eprintln!("run {run} of {}: it drains at {maximum} events/s", options.runs);
+        for (rate, measured) in [options.rate, maximum / 2].into_iter().zip(&mut measured) {
+            let properties = &options.producer_properties;
+            let load = Load { rate, seconds: options.seconds, properties };
+            let it = at_rate(stage, &load, &options.consumer_properties).await?;
+            eprintln!(
+                "run {run} of {}: {rate} messages/s: p50 {:.1} ms, p99 {:.1} ms",
+                options.runs, it.p50_ms, it.p99_ms
+            );
+            measured.push(it);
+        }
     }
-    Ok(measured)
+    Ok(measured.map(Line::of))
 }
 
 async fn at_rate(stage: &Stage, load: &Load<'_>, properties: &[String]) -> anyhow::Result<Latency> {
@@ -140,14 +192,14 @@ async fn at_rate(stage: &Stage, load: &Load<'_>, properties: &[String]) -> anyho
     program.signal(rustix::process::Signal::TERM);
     // Everything else has ended and is counted.
     let before = stage.clocks();
-    let peak_mib = program.ended(Duration::from_mins(1)).await?.peak_kib / 1024;
+    let peak_kib = program.ended(Duration::from_mins(1)).await?.peak_kib;
     let consumer = stage.clocks().since(before).own_children;
     place.clear().await?;
     let Clocks { own_children: producer, postgres, kafka } = timed.used;
     let per_million = |seconds: f64| seconds * 1e6 / timed.orders;
     let processors = std::thread::available_parallelism()?.get() as f64;
     Ok(Latency {
-        rate: load.rate,
+        rate: load.rate as f64,
         sent_rate: timed.sent_rate,
         cpu: Cpu {
             consumer: per_million(consumer),
@@ -158,11 +210,11 @@ async fn at_rate(stage: &Stage, load: &Load<'_>, properties: &[String]) -> anyho
         processors_used: (consumer + producer + postgres + kafka) * timed.sent_rate
             / timed.orders
             / processors,
-        messages: timed.ms.len(),
+        messages: timed.ms.len() as f64,
         p50_ms: timed.percentile(50),
         p99_ms: timed.percentile(99),
         slowest_ms: timed.percentile(100),
-        peak_mib,
+        peak_mib: peak_kib as f64 / 1024.0,
     })
 }
 

@@ -33,12 +33,18 @@ use crate::store::outbox::{self, OutboxRow};
 /// Of a producer that gets no answer for so long another one takes the place. Kafka may be away;
 /// but the client also waits by the clock of the day, and stands still where that was set back.
 const STALLED_AFTER: Duration = Duration::from_secs(20);
+/// The same where others of its rows have their answers: of another topic, or another partition.
+const FORGOTTEN_AFTER: Duration = Duration::from_mins(1);
 /// How long one that could not reach Kafka leaves the lease to others. They ask for it each second, and
 /// whoever has it keeps it; where nobody else is, this one goes on.
 const STAND_BACK: Duration = Duration::from_secs(3);
 const IDLE: Duration = Duration::from_millis(100);
 /// How long rows that are under way wait for the second connection.
 const READER_WITHIN: Duration = Duration::from_secs(2);
+/// How long rows in Kafka stay in the table where others, of the same key perhaps, take their time.
+const REMOVED_AFTER: Duration = Duration::from_secs(1);
+/// More than these under way are not few, however few rows they are.
+const FEW_BYTES: usize = 256 * 1024;
 const FREED_WITHIN: Duration = Duration::from_millis(1);
 /// How long one that is to stop waits for what is under way.
 const SETTLED_WITHIN: Duration = Duration::from_secs(1);
@@ -91,9 +97,9 @@ impl Pace {
         }
     }
 
-    /// With no more than these under way, others are handed over behind them.
-    fn few(self) -> usize {
-        self.rows() / 4
+    /// Of those that were read, so many and no more are left.
+    fn are_few(self, flow: &Flow) -> bool {
+        flow.len() <= self.rows() / 4 && flow.bytes() <= FEW_BYTES
     }
 
     /// What one look for them tells of, at most. Behind a refusal there is one each time.
@@ -239,48 +245,75 @@ impl Relay {
         is_over: impl Fn() -> bool,
     ) -> Result<(), RelayError> {
         let mut flight = Flight::new();
+        let mut added = rows.len();
         flight.add(rows);
         // Not removed yet.
         let mut acknowledged = Vec::new();
         loop {
-            if let Err(error) = table.renew_lease().await {
-                // They are in Kafka, whoever has the lease.
-                table.remove(&mut acknowledged).await?;
-                return Err(error);
-            }
-            let ids = flight.flow.ids();
-            let taken = if is_over() { Vec::new() } else { table.take() };
-            let more = CancellationToken::new();
-            let database = async {
-                let change = table.remove_and_look(&mut acknowledged, [&ids, &taken]);
-                let (next, changed) = tokio::join!(self.read(reader, &taken), change);
-                let next = changed.and(next);
-                let known = taken.is_empty() && table.knows_of_some();
-                if next.as_ref().is_ok_and(|rows| known || !rows.is_empty()) {
-                    more.cancel();
+            let (mut taken, more) = (Vec::new(), CancellationToken::new());
+            // The database begins while rows are handed over.
+            let (mut next, mut sent) = match table.renew_lease().await {
+                Ok(()) => {
+                    let ids = flight.flow.ids();
+                    if !is_over() {
+                        taken = table.take();
+                    }
+                    let database = async {
+                        let change = table.remove_and_look(&mut acknowledged, added, &taken, &ids);
+                        let (read, changed) = tokio::join!(self.read(reader, &taken), change);
+                        changed?;
+                        let next = match read? {
+                            rows if !rows.is_empty() => Next::Rows(rows),
+                            _ if taken.is_empty() && table.knows_of_some() => Next::Known,
+                            _ => return Ok(Next::Nothing),
+                        };
+                        more.cancel();
+                        Ok(next)
+                    };
+                    tokio::join!(database, producer.send(&mut flight, &more))
                 }
-                next
+                Err(error) => (Err(error), Sent::Waiting),
             };
-            // What is under way has its end first, whatever fails there: sent in vain it would be sent
-            // for ever. The database begins while rows are handed over.
-            let (next, mut sent) = tokio::join!(database, producer.send(&mut flight, &more));
-            let goes_on = next.is_ok() && !is_over();
-            while matches!(sent, Sent::Waiting) || matches!(sent, Sent::Most) && !goes_on {
-                // The rows are on their way: nobody else should send them too.
-                if let Err(error) = table.renew_lease().await {
-                    acknowledged.append(&mut flight.acknowledged);
-                    table.remove(&mut acknowledged).await?;
-                    return Err(error);
+            // What is under way has its end first, whatever fails: sent in vain it would be sent for ever.
+            while !matches!(next, Err(RelayError::LeaseLost)) {
+                let is_last = next.is_err() || is_over();
+                if !(matches!(sent, Sent::Waiting) || is_last && matches!(sent, Sent::Most)) {
+                    break;
                 }
-                sent = producer.send(&mut flight, &CancellationToken::new()).await;
+                acknowledged.append(&mut flight.acknowledged);
+                // Nobody else is to send them too.
+                let kept = match table.renew_lease().await {
+                    Ok(()) => table.remove(&mut acknowledged).await,
+                    error => error,
+                };
+                if let Err(error) = kept
+                    && (next.is_ok() || matches!(error, RelayError::LeaseLost))
+                {
+                    next = Err(error);
+                    continue;
+                }
+                let more = if is_last { CancellationToken::new() } else { more.clone() };
+                sent = producer.send(&mut flight, &more).await;
             }
-            acknowledged.append(&mut flight.acknowledged);
+            producer.hear(&mut flight);
             let is_whole = flight.failed.is_empty() && matches!(sent, Sent::All | Sent::Most);
-            if is_whole && next.is_ok() {
+            if is_whole && next.is_ok() && !flight.acknowledged.is_empty() {
                 self.health.clear("outbox");
             }
+            acknowledged.append(&mut flight.acknowledged);
+            // Where some are left they have to be waited for, and there are more.
+            let goes_on = is_whole && (matches!(sent, Sent::Most) || !is_over());
             match next {
-                Ok(next) if is_whole && goes_on && more.is_cancelled() => flight.add(next),
+                Ok(Next::Rows(rows)) if goes_on => {
+                    added = rows.len();
+                    flight.add(rows);
+                }
+                Ok(Next::Known) if goes_on => added = 0,
+                Err(RelayError::LeaseLost) => {
+                    // They are in Kafka, whoever has the lease.
+                    table.remove(&mut acknowledged).await?;
+                    return Err(RelayError::LeaseLost);
+                }
                 next => {
                     table.remove(&mut acknowledged).await?;
                     if !is_whole || !taken.is_empty() {
@@ -369,6 +402,14 @@ async fn conclude(
     }
 }
 
+/// What is to go out behind what is under way.
+enum Next {
+    Rows(Vec<OutboxRow>),
+    /// There are some, not read yet.
+    Known,
+    Nothing,
+}
+
 /// Rows on their way.
 struct Flight {
     flow: Flow,
@@ -376,6 +417,7 @@ struct Flight {
     /// In Kafka, and not noted elsewhere yet.
     acknowledged: Vec<i64>,
     failed: Vec<(i64, DeliveryError)>,
+    /// When the last of them had its end.
     heard_at: Instant,
 }
 
@@ -418,9 +460,9 @@ impl Flight {
 enum Sent {
     /// Each that may go out has its end.
     All,
-    /// All but a [few](Pace::few), and there are more to hand over.
+    /// All but a [few](Pace::are_few), and there are more to hand over.
     Most,
-    /// Not yet, and the lease wants to be renewed.
+    /// Not yet, but some may be, and want to be removed; and the lease wants to be renewed.
     Waiting,
     /// Kafka does not answer.
     Stalled(String),
@@ -438,15 +480,20 @@ struct Producer<'a> {
 
 impl Producer<'_> {
     /// Hands rows over, and waits until each has its end, or until few have none and there are `more`, or
-    /// until [`RENEW_AFTER`] has passed.
+    /// until [`REMOVED_AFTER`] has passed.
     async fn send(&mut self, flight: &mut Flight, more: &CancellationToken) -> Sent {
-        let until = tokio::time::Instant::now() + RENEW_AFTER;
+        let until = tokio::time::Instant::now() + REMOVED_AFTER;
+        if flight.flow.under_way_since().is_some_and(|at| at.elapsed() > FORGOTTEN_AFTER) {
+            return Sent::Stalled(flight.waiting());
+        }
         loop {
-            self.hand_over(flight);
+            if !self.cancel.is_cancelled() {
+                self.hand_over(flight);
+            }
             if flight.flow.is_done() {
                 return Sent::All;
             }
-            let are_few = flight.failed.is_empty() && flight.flow.len() <= self.pace.few();
+            let are_few = flight.failed.is_empty() && self.pace.are_few(&flight.flow);
             // The client counts a record until a moment after it has told of its end.
             let has_no_room = flight.flow.under_way() == 0;
             let delivery = tokio::select! {
@@ -462,9 +509,7 @@ impl Producer<'_> {
             if let Some(delivery) = delivery {
                 flight.ends(delivery);
                 // Of a request all have their end at once.
-                while let Ok(delivery) = self.deliveries.try_recv() {
-                    flight.ends(delivery);
-                }
+                self.hear(flight);
                 flight.heard_at = Instant::now();
             } else if flight.heard_at.elapsed() > STALLED_AFTER {
                 return Sent::Stalled(flight.waiting());
@@ -474,6 +519,13 @@ impl Producer<'_> {
                 }
                 return Sent::Waiting;
             }
+        }
+    }
+
+    /// Takes the ends that have been told.
+    fn hear(&mut self, flight: &mut Flight) {
+        while let Ok(delivery) = self.deliveries.try_recv() {
+            flight.ends(delivery);
         }
     }
 
@@ -489,7 +541,8 @@ impl Producer<'_> {
 
     /// Gives the producer what may go out and what it has room for.
     fn hand_over(&self, flight: &mut Flight) {
-        while let Some(row) = flight.flow.next() {
+        let now = Instant::now();
+        while let Some(row) = flight.flow.next(now) {
             failpoint("relay.before_send");
             let id = row.id;
             let record = Publication {

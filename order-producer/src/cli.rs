@@ -209,7 +209,16 @@ impl Connection {
         app: &App,
         settings: &KafkaSettings,
     ) -> anyhow::Result<Session<T>> {
-        Session::new(settings, &self.publisher_options(), &self.topic, app.interrupt.clone())
+        self.session_with(app, settings, &self.publisher_options())
+    }
+
+    pub(crate) fn session_with<T>(
+        &self,
+        app: &App,
+        settings: &KafkaSettings,
+        options: &PublisherOptions,
+    ) -> anyhow::Result<Session<T>> {
+        Session::new(settings, options, &self.topic, app.interrupt.clone())
             .map_err(|error| WrongUse(error.to_string()).into())
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::hash_map::{Entry, RandomState};
 use std::collections::{HashMap, VecDeque};
 use std::hash::BuildHasher as _;
+use std::time::Instant;
 
 use crate::store::outbox::OutboxRow;
 
@@ -10,13 +11,19 @@ use crate::store::outbox::OutboxRow;
 /// in which they were added; a row without a key has no order to keep.
 #[derive(Default)]
 pub(super) struct Flow {
-    rows: HashMap<i64, OutboxRow>,
+    rows: HashMap<i64, Row>,
+    bytes: usize,
     /// Those that may go out.
     ready: VecDeque<i64>,
     /// Of each topic and key that has rows: those behind its first, the nearest first.
     behind: HashMap<Key, VecDeque<i64>>,
     under_way: usize,
     hasher: RandomState,
+}
+
+struct Row {
+    row: OutboxRow,
+    under_way_since: Option<Instant>,
 }
 
 /// The hash of a topic and a key. Where two have the same one, rows of the one wait for those of the other.
@@ -34,7 +41,8 @@ impl Flow {
                 }
                 None => self.ready.push_back(row.id),
             }
-            self.rows.insert(row.id, row);
+            self.bytes += bytes(&row);
+            self.rows.insert(row.id, Row { row, under_way_since: None });
         }
     }
 
@@ -43,27 +51,30 @@ impl Flow {
         Some(self.hasher.hash_one((&record.topic, key)))
     }
 
-    /// The next row to hand to the producer. It is under way from now on.
-    pub(super) fn next(&mut self) -> Option<&OutboxRow> {
+    /// The next row to hand to the producer. It is under way from `now` on.
+    pub(super) fn next(&mut self, now: Instant) -> Option<&OutboxRow> {
         let id = self.ready.pop_front()?;
         self.under_way += 1;
-        self.row(id)
+        let Row { row, under_way_since } = self.rows.get_mut(&id)?;
+        *under_way_since = Some(now);
+        Some(row)
     }
 
     /// The producer has no room for it yet.
     pub(super) fn put_back(&mut self, id: i64) {
-        self.under_way -= 1;
+        self.left(id);
         self.ready.push_front(id);
     }
 
     /// A row under way has its end. If it was acknowledged, the next of its key may go; if not, it stays
     /// here, and none of its key goes any more.
     pub(super) fn ended(&mut self, id: i64, acknowledged: bool) {
-        self.under_way -= 1;
+        self.left(id);
         if !acknowledged {
             return;
         }
-        let Some(row) = self.rows.remove(&id) else { return };
+        let Some(Row { row, .. }) = self.rows.remove(&id) else { return };
+        self.bytes -= bytes(&row);
         let Some(Entry::Occupied(mut behind)) = self.key(&row).map(|key| self.behind.entry(key))
         else {
             return;
@@ -71,6 +82,14 @@ impl Flow {
         match behind.get_mut().pop_front() {
             Some(next) => self.ready.push_back(next),
             None => drop(behind.remove()),
+        }
+    }
+
+    /// It is under way no more.
+    fn left(&mut self, id: i64) {
+        self.under_way -= 1;
+        if let Some(row) = self.rows.get_mut(&id) {
+            row.under_way_since = None;
         }
     }
 
@@ -83,8 +102,13 @@ impl Flow {
         self.rows.len()
     }
 
+    /// About what their rows take in memory.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     pub(super) fn row(&self, id: i64) -> Option<&OutboxRow> {
-        self.rows.get(&id)
+        self.rows.get(&id).map(|row| &row.row)
     }
 
     /// Nothing is under way, and nothing may go out any more.
@@ -96,6 +120,18 @@ impl Flow {
     pub(super) fn under_way(&self) -> usize {
         self.under_way
     }
+
+    /// Since when it has had the one that it has had longest.
+    pub(super) fn under_way_since(&self) -> Option<Instant> {
+        self.rows.values().filter_map(|row| row.under_way_since).min()
+    }
+}
+
+/// About what a row takes in memory.
+fn bytes(OutboxRow { record, .. }: &OutboxRow) -> usize {
+    let of = |part: Option<&[u8]>| part.map_or(0, <[u8]>::len);
+    let headers = record.headers.iter().map(|(name, value)| name.len() + of(value));
+    512 + of(record.key.as_deref()) + of(record.value.as_deref()) + headers.sum::<usize>()
 }
 
 #[cfg(test)]
@@ -103,6 +139,7 @@ mod tests {
     use super::*;
     use crate::handler::Outgoing;
     use crate::message::Headers;
+    use crate::relay::Pace;
     use proptest::prelude::*;
     use std::collections::HashSet;
 
@@ -121,12 +158,28 @@ mod tests {
     fn a_flow_is_not_done_while_the_producer_has_no_room_for_the_rest() {
         let mut flow = Flow::default();
         flow.add(vec![row(1, None)]);
-        let id = flow.next().unwrap().id;
+        let id = flow.next(Instant::now()).unwrap().id;
         flow.put_back(id);
         assert_eq!((flow.under_way(), flow.is_done()), (0, false));
-        flow.next().unwrap();
+        flow.next(Instant::now()).unwrap();
         flow.ended(id, true);
         assert!(flow.is_done());
+    }
+
+    #[test]
+    fn few_rows_are_not_few_where_they_are_large() {
+        let mut flow = Flow::default();
+        flow.add((0..499).map(|id| row(id, None)).collect());
+        assert!(Pace::Batches.are_few(&flow));
+        let mut large = row(499, None);
+        large.record.value = Some(vec![0; 256 * 1024]);
+        flow.add(vec![large]);
+        assert!(!Pace::Batches.are_few(&flow));
+        while let Some(next) = flow.next(Instant::now()) {
+            let id = next.id;
+            flow.ended(id, true);
+        }
+        assert!(Pace::Batches.are_few(&flow));
     }
 
     proptest! {
@@ -150,7 +203,7 @@ mod tests {
                 let more: Vec<_> = rows.by_ref().take(at_once.next().unwrap_or(keys.len())).collect();
                 let no_more = more.is_empty();
                 flow.add(more);
-                while let Some(next) = flow.next() {
+                while let Some(next) = flow.next(Instant::now()) {
                     let id = next.id;
                     if under_way.len() == room {
                         flow.put_back(id);
@@ -165,6 +218,7 @@ mod tests {
                 }
                 prop_assert_eq!(flow.under_way(), under_way.len());
                 prop_assert_eq!(flow.is_done(), under_way.is_empty());
+                prop_assert_eq!(flow.under_way_since().is_some(), !under_way.is_empty());
                 if flow.is_done() {
                     if no_more {
                         break;
@@ -186,6 +240,7 @@ mod tests {
                 prop_assert_eq!(flow.row(id).is_none(), is_sent);
             }
             prop_assert_eq!(flow.len(), keys.len() - acknowledged.len());
+            prop_assert_eq!(flow.bytes() == 0, flow.len() == 0);
         }
     }
 }

@@ -55,7 +55,11 @@ impl<'a> Table<'a> {
     /// another relay may have published them.
     pub(super) async fn renew_lease(&mut self) -> Result<(), RelayError> {
         let has_lapsed = self.has_lapsed();
-        if self.take_lease().await? && !has_lapsed { Ok(()) } else { Err(RelayError::LeaseLost) }
+        match self.take_lease().await {
+            Ok(true) if !has_lapsed => Ok(()),
+            Err(error) if !has_lapsed => Err(error),
+            _ => Err(RelayError::LeaseLost),
+        }
     }
 
     fn has_lapsed(&self) -> bool {
@@ -119,18 +123,20 @@ impl<'a> Table<'a> {
         Ok(())
     }
 
-    /// The same, and looks for more in time: for what is not `taken` already.
-    /// Of few rows there were all.
+    /// The same, and looks for more in time: other than those that are `taken` and those `under_way`. Where
+    /// few were taken or `added` before, there were all.
     pub(super) async fn remove_and_look(
         &mut self,
         acknowledged: &mut Vec<i64>,
-        taken: [&[i64]; 2],
+        added: usize,
+        taken: &[i64],
+        under_way: &[i64],
     ) -> Result<(), RelayError> {
         self.remove(acknowledged).await?;
-        let is_many = self.may_be_more || taken.iter().any(|ids| ids.len() >= MANY);
-        if is_many && self.waiting.len() < self.pace.rows() {
+        let are_many = self.may_be_more || added.max(taken.len()) >= MANY;
+        if are_many && self.waiting.len() < self.pace.rows() {
             self.renew_lease().await?;
-            let mut besides = taken.concat();
+            let mut besides = [taken, under_way].concat();
             besides.extend(self.waiting.iter().map(|waiting| waiting.id));
             self.look(&besides).await?;
         }
