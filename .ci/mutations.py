@@ -116,8 +116,8 @@ MUTATIONS = [
         "relay-forgets-what-is-under-way",
         "rows that are under way are sent again for ever where those behind them cannot be read",
         [(ENGINE + "relay.rs",
-          "            while !matches!(next, Err(RelayError::LeaseLost)) {\n",
-          "            while next.is_ok() {\n")],
+          "                if is_lost\n",
+          "                if next.is_err()\n")],
         (CONSUMER_TESTS, "what_is_under_way_is_removed_also_where_what_follows_cannot_be_read"),
     ),
     Mutation(
@@ -131,9 +131,9 @@ MUTATIONS = [
     Mutation(
         "relay-leaves-what-is-under-way",
         "a relay that is to stop does not wait for the ends of what is under way",
-        [(ENGINE + "relay.rs",
-          "                    self.settle(flight).await;\n",
-          "")],
+        [(ENGINE + "relay/producer.rs",
+          "                    self.settle(flight).await;\n                    return Sent::Cancelled;\n",
+          "                    return Sent::Cancelled;\n")],
         (CONSUMER_TESTS, "relays_that_are_told_to_stop_at_their_work_leave_nothing_that_goes_out_again"),
     ),
     Mutation(

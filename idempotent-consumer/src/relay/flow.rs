@@ -85,6 +85,12 @@ impl Flow {
         }
     }
 
+    /// Nothing more goes out, and nothing is left but what is under way.
+    pub(super) fn close(&mut self) {
+        self.ready.clear();
+        self.behind.clear();
+    }
+
     /// It is under way no more.
     fn left(&mut self, id: i64) {
         self.under_way -= 1;
@@ -139,7 +145,6 @@ mod tests {
     use super::*;
     use crate::handler::Outgoing;
     use crate::message::Headers;
-    use crate::relay::Pace;
     use proptest::prelude::*;
     use std::collections::HashSet;
 
@@ -167,19 +172,14 @@ mod tests {
     }
 
     #[test]
-    fn few_rows_are_not_few_where_they_are_large() {
+    fn of_a_flow_that_is_closed_nothing_goes_out_behind_what_is_under_way() {
         let mut flow = Flow::default();
-        flow.add((0..499).map(|id| row(id, None)).collect());
-        assert!(Pace::Batches.are_few(&flow));
-        let mut large = row(499, None);
-        large.record.value = Some(vec![0; 256 * 1024]);
-        flow.add(vec![large]);
-        assert!(!Pace::Batches.are_few(&flow));
-        while let Some(next) = flow.next(Instant::now()) {
-            let id = next.id;
-            flow.ended(id, true);
-        }
-        assert!(Pace::Batches.are_few(&flow));
+        flow.add(vec![row(1, Some(1)), row(2, Some(1)), row(3, None)]);
+        flow.next(Instant::now()).unwrap();
+        flow.close();
+        assert!(!flow.is_done());
+        flow.ended(1, true);
+        assert!(flow.is_done() && flow.next(Instant::now()).is_none());
     }
 
     proptest! {

@@ -124,7 +124,9 @@ pub(crate) async fn look(
               FROM outbox
              WHERE refused_at > statement_timestamp() - interval '10 seconds'
         ), waiting AS (
-            SELECT id, coalesce(length(value), 0) + pg_column_size(headers) + 512::bigint AS bytes
+            SELECT id,
+                   coalesce(length(key), 0) + coalesce(length(value), 0) + pg_column_size(headers)
+                       + 512::bigint AS bytes
               FROM outbox
              WHERE CASE WHEN EXISTS (
                        SELECT
