@@ -326,6 +326,28 @@ fn an_outbox_that_fills_is_not_read_whole_for_each_round() {
     assert!(read < 4 * ROWS, "{read} rows were read beside the index");
 }
 
+/// Somebody holds a lock on one of them for longer than the relay waits for it.
+#[test]
+fn rows_that_cannot_be_removed_do_not_go_out_again() {
+    const ROWS: i64 = 3_000;
+    let world = World::new("outbox_locked", 3);
+    drain(&world, &[]);
+    fill_outbox(&world, ROWS);
+    let topic = topic_of(&world);
+    let mut connection = wait(PgConnection::connect(&world.database_url)).unwrap();
+    wait(sqlx::query("BEGIN").execute(&mut connection)).unwrap();
+    let lock = "SELECT FROM outbox WHERE value = '17' FOR UPDATE";
+    wait(sqlx::query(lock).execute(&mut connection)).unwrap();
+    let consumer = Consumer::start(&world, &["--notifications-topic", &topic]);
+    eventually("all are told", || told(&world).len() >= 3_000);
+    // Two attempts in vain.
+    std::thread::sleep(Duration::from_secs(12));
+    wait(sqlx::query("ROLLBACK").execute(&mut connection)).unwrap();
+    eventually("all are out", || left_in_outbox(&world) == 0);
+    consumer.stop();
+    assert_eq!(assert_all_in_order(&world, ROWS), 3_000);
+}
+
 /// What the producer has is waited for, and what Kafka has is removed.
 #[test]
 fn relays_that_are_told_to_stop_at_their_work_leave_nothing_that_goes_out_again() {
