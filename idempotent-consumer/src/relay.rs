@@ -1,7 +1,8 @@
 //! The outbox relay: publishes rows and removes them after the broker's acknowledgement.
 //!
 //! Nothing goes out behind an unacknowledged row of its topic and key: the next one goes when the one
-//! before it is acknowledged. On any failure a new producer starts again from the table.
+//! before it is acknowledged. On any failure but one that is mended in the table a new producer starts
+//! again from there.
 //!
 //! Kafka refuses a request as a whole. Rows that were refused together are therefore not judged; they
 //! go out again one to a request, as does everything for a while.
@@ -23,7 +24,7 @@ use uuid::Uuid;
 
 use self::producer::{Flight, Producer, Sent};
 use self::reader::Reader;
-use self::table::Table;
+use self::table::{Table, within};
 use crate::health::Health;
 use crate::kafka::publisher::{DeliveryError, Publisher, PublisherOptions};
 use crate::kafka::settings::KafkaSettings;
@@ -33,6 +34,9 @@ use crate::store::outbox::OutboxRow;
 /// How long one that could not reach Kafka leaves the lease to others. They ask for it each second, and
 /// whoever has it keeps it; where nobody else is, this one goes on.
 const STAND_BACK: Duration = Duration::from_secs(3);
+const CONNECTED_WITHIN: Duration = Duration::from_secs(10);
+/// After a turn of so long a failure is the first one.
+const FORGIVEN_AFTER: Duration = Duration::from_mins(1);
 const IDLE: Duration = Duration::from_millis(100);
 /// How long after a refusal each row goes out in a request of its own. Less than the ten seconds
 /// after which a refused row is tried again: one that is refused for ever slows the others half of
@@ -117,22 +121,19 @@ impl Relay {
     pub async fn run(self, cancel: CancellationToken) {
         let mut failures: u32 = 0;
         let mut alone_until: Option<Instant> = None;
-        // In Kafka, and not removed yet: before anything else is read.
-        let mut acknowledged = Vec::new();
         while !cancel.is_cancelled() {
-            let mut stand_back = false;
-            match self.turn(&cancel, alone_until, &mut acknowledged).await {
+            let (begun, mut stand_back, mut is_refused) = (Instant::now(), false, false);
+            match self.turn(&cancel, alone_until).await {
                 Ok(()) => {
                     failures = 0;
                     alone_until = None;
                     continue;
                 }
                 Err(RelayError::LeaseLost) => {}
-                Err(RelayError::Refused | RelayError::RefusedTogether) => {
-                    alone_until = Some(Instant::now() + ALONE_FOR);
-                }
+                Err(RelayError::Refused | RelayError::RefusedTogether) => is_refused = true,
                 Err(error) => {
-                    failures += 1;
+                    // One that has worked for long begins anew.
+                    failures = if begun.elapsed() > FORGIVEN_AFTER { 1 } else { failures + 1 };
                     stand_back = matches!(error, RelayError::Kafka(_));
                     if self.health.set("outbox", error.to_string()) {
                         tracing::warn!("outbox relay: {error}");
@@ -147,24 +148,26 @@ impl Relay {
                 () = cancel.cancelled() => {}
                 () = tokio::time::sleep(wait) => {}
             }
+            if is_refused {
+                alone_until = Some(Instant::now() + ALONE_FOR);
+            }
         }
     }
 
-    /// One connection and one producer, for as long as nothing goes wrong; until `alone_until` each
+    /// One lease and one producer, for as long as nothing goes wrong; until `alone_until` each
     /// row by itself.
     async fn turn(
         &self,
         cancel: &CancellationToken,
         alone_until: Option<Instant>,
-        acknowledged: &mut Vec<i64>,
     ) -> Result<(), RelayError> {
-        let mut connection = self.connect().await?;
-        let ended = self.work(&mut connection, cancel, alone_until, acknowledged).await;
+        let mut connection = within(CONNECTED_WITHIN, self.connect()).await?;
+        let ended = self.work(&mut connection, cancel, alone_until).await;
         // The producer is gone by now. Another process may reach Kafka where this one does not.
         if matches!(ended, Ok(()) | Err(RelayError::Kafka(_))) {
             let given = table::give_lease_back(&mut connection, &self.holder).await;
             // Of two failures the first is told.
-            return ended.and(given.map_err(RelayError::from));
+            return ended.and(given);
         }
         ended
     }
@@ -185,7 +188,6 @@ impl Relay {
         connection: &mut PgConnection,
         cancel: &CancellationToken,
         alone_until: Option<Instant>,
-        acknowledged: &mut Vec<i64>,
     ) -> Result<(), RelayError> {
         let pace = if alone_until.is_some() { Pace::Alone } else { Pace::Batches };
         let (sender, deliveries) = unbounded_channel();
@@ -206,7 +208,6 @@ impl Relay {
                 sleep(cancel, Duration::from_secs(1)).await;
                 continue;
             }
-            table.remove(acknowledged).await?;
             let rows = table.read().await?;
             if rows.is_empty() {
                 // Not to be found dead after hours without a word.
@@ -215,10 +216,40 @@ impl Relay {
                 sleep(cancel, IDLE).await;
                 continue;
             }
-            self.publish(&mut table, &mut reader, &mut producer, rows, acknowledged, is_over)
-                .await?;
+            let mut acknowledged = Vec::new();
+            let published = self
+                .publish(&mut table, &mut reader, &mut producer, rows, &mut acknowledged, is_over)
+                .await;
+            self.clear_up(&mut table, &mut acknowledged, cancel).await;
+            published?;
         }
         Ok(())
+    }
+
+    /// Removes what Kafka has and could not be removed, because somebody holds a lock on one of them perhaps:
+    /// otherwise all would go out again. Only on the connection on which they were read: another one may lead
+    /// to a server that was set back, where other rows have these ids.
+    async fn clear_up(
+        &self,
+        table: &mut Table<'_>,
+        acknowledged: &mut Vec<i64>,
+        cancel: &CancellationToken,
+    ) {
+        while !acknowledged.is_empty() && !cancel.is_cancelled() {
+            let removed = match table.renew_lease().await {
+                Ok(()) => table.remove(acknowledged).await,
+                error => error,
+            };
+            // The server has answered, and may give another answer.
+            if let Err(RelayError::Database(error @ sqlx::Error::Database(_))) = removed {
+                if self.health.set("outbox", error.to_string()) {
+                    tracing::warn!("outbox relay: cannot remove what is published: {error}");
+                }
+                sleep(cancel, Duration::from_secs(1)).await;
+            } else {
+                return;
+            }
+        }
     }
 
     /// Publishes rows. While some are under way, those that Kafka has are removed, and the next ones read on
@@ -261,9 +292,11 @@ impl Relay {
                     };
                     tokio::join!(database, producer.send(&mut flight, &more))
                 }
+                // Nothing more is sent.
                 Err(error) => (Err(error), Sent::Waiting),
             };
-            // What is under way has its end first, whatever fails: sent in vain it would be sent for ever.
+            // What is under way has its end first, whatever fails: if it were left, it would go out again in
+            // the next turn, and for ever where that fails likewise.
             let mut is_answered = false;
             loop {
                 producer.hear(&mut flight);

@@ -85,7 +85,7 @@ impl Flow {
         }
     }
 
-    /// Nothing more goes out, and nothing is left but what is under way.
+    /// Nothing more goes out.
     pub(super) fn close(&mut self) {
         self.ready.clear();
         self.behind.clear();

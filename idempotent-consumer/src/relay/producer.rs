@@ -23,10 +23,11 @@ const STALLED_AFTER: Duration = Duration::from_secs(20);
 const FORGOTTEN_AFTER: Duration = Duration::from_mins(5);
 /// How long rows in Kafka stay in the table where others, of the same key perhaps, take their time.
 const REMOVED_AFTER: Duration = Duration::from_secs(1);
-/// How long one that is to stop waits for what is under way.
+/// How long one that gives up waits for what is under way.
 const SETTLED_WITHIN: Duration = Duration::from_secs(1);
 /// More bytes than these are not few rows, however few they are.
 const FEW_BYTES: usize = 256 * 1024;
+/// How soon a producer that has no room is asked again, while nothing of ours is under way.
 const FREED_WITHIN: Duration = Duration::from_millis(1);
 
 /// Rows on their way.
@@ -67,6 +68,7 @@ impl Flight {
 
     /// A row has its end.
     fn ends(&mut self, Delivery { token, outcome }: Delivery) {
+        self.heard_at = Instant::now();
         let id = token.cast_signed();
         self.sending.ended(id, &outcome);
         self.flow.ended(id, outcome.is_ok());
@@ -152,7 +154,6 @@ impl Producer<'_> {
                 flight.ends(delivery);
                 // Of a request all have their end at once.
                 self.hear(flight);
-                flight.heard_at = Instant::now();
             } else if flight.heard_at.elapsed() > STALLED_AFTER {
                 return Sent::Stalled(flight.waiting());
             } else {

@@ -3,9 +3,8 @@
 use std::time::{Duration, Instant};
 
 use sqlx::PgConnection;
-use tokio::time::timeout;
 
-use super::table::RENEW_AFTER;
+use super::table::{RENEW_AFTER, within};
 use super::{Relay, RelayError};
 use crate::store::outbox::{self, OutboxRow};
 
@@ -49,9 +48,7 @@ impl<'a> Reader<'a> {
         }
         let made = match self.connection.take() {
             Some(connection) => Ok(connection),
-            None => {
-                timeout(MADE_WITHIN, self.relay.connect()).await.unwrap_or_else(|_| Err(is_late()))
-            }
+            None => within(MADE_WITHIN, self.relay.connect()).await,
         };
         let mut connection = match made {
             Ok(connection) => connection,
@@ -64,13 +61,8 @@ impl<'a> Reader<'a> {
         };
         self.refused_at = None;
         // Another relay is not to have the lease before this has an end.
-        let read = timeout(RENEW_AFTER, outbox::read(&mut connection, ids));
-        let rows = read.await.unwrap_or_else(|_| Err(is_late()))?;
+        let rows = within(RENEW_AFTER, outbox::read(&mut connection, ids)).await?;
         (self.connection, self.used_at) = (Some(connection), Instant::now());
         Ok(rows)
     }
-}
-
-fn is_late() -> sqlx::Error {
-    sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, "no answer in time"))
 }

@@ -1,19 +1,21 @@
 //! The relay's side of the outbox: the lease, and which rows go next.
 
 use std::collections::VecDeque;
+use std::io::ErrorKind::TimedOut;
 use std::time::{Duration, Instant};
 
 use sqlx::PgConnection;
+use tokio::time::timeout;
 
 use super::{Pace, RelayError};
 use crate::failpoint::failpoint;
 use crate::store::outbox::{OutboxRow, Waiting};
 use crate::store::{copies, outbox};
 
-pub(super) use crate::store::outbox::give_lease_back;
-
 pub(super) const LEASE: Duration = Duration::from_secs(15);
 pub(super) const RENEW_AFTER: Duration = Duration::from_secs(5);
+/// A server that is gone gives no answer at all; one that is there ends a statement before.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(10);
 /// Read at a time, at most.
 const BYTES: i64 = 1024 * 1024;
 /// So many rows at a time were not all there are, probably.
@@ -41,7 +43,7 @@ impl<'a> Table<'a> {
     pub(super) async fn take_lease(&mut self) -> Result<bool, RelayError> {
         if self.leased_at.is_none_or(|at| at.elapsed() > RENEW_AFTER) {
             let (lease, asked_at) = (LEASE.as_secs_f64(), Instant::now());
-            let taken = outbox::take_lease(self.connection, self.holder, lease).await?;
+            let taken = answered(outbox::take_lease(self.connection, self.holder, lease)).await?;
             if !taken || self.has_lapsed() {
                 // Another relay may have been at them.
                 self.forget();
@@ -54,8 +56,10 @@ impl<'a> Table<'a> {
     /// The same where rows are read or under way. One that has lapsed is lost, also if nobody has it now:
     /// another relay may have published them.
     pub(super) async fn renew_lease(&mut self) -> Result<(), RelayError> {
-        let has_lapsed = self.has_lapsed();
-        match self.take_lease().await {
+        let before = self.leased_at;
+        let taken = self.take_lease().await;
+        let has_lapsed = before.is_some_and(|at| at.elapsed() > LEASE);
+        match taken {
             Ok(true) if !has_lapsed => Ok(()),
             Err(error) if !has_lapsed => Err(error),
             _ => Err(RelayError::LeaseLost),
@@ -73,12 +77,12 @@ impl<'a> Table<'a> {
             self.renew_lease().await?;
         }
         let ids = self.take();
-        Ok(outbox::read(self.connection, &ids).await?)
+        answered(outbox::read(self.connection, &ids)).await
     }
 
     async fn look(&mut self, besides: &[i64]) -> Result<(), RelayError> {
         let most = self.pace.rows_of_a_look();
-        let found = outbox::look(self.connection, most, besides).await?;
+        let found = answered(outbox::look(self.connection, most, besides)).await?;
         self.may_be_more = i64::try_from(found.len()) == Ok(most);
         self.waiting.extend(found);
         Ok(())
@@ -115,7 +119,7 @@ impl<'a> Table<'a> {
             return Ok(());
         }
         failpoint("relay.after_send_before_delete");
-        outbox::delete(self.connection, acknowledged).await?;
+        answered(outbox::delete(self.connection, acknowledged)).await?;
         failpoint("relay.after_delete");
         metrics::counter!("idempotent_consumer_outbox_published_total")
             .increment(acknowledged.len() as u64);
@@ -123,8 +127,8 @@ impl<'a> Table<'a> {
         Ok(())
     }
 
-    /// The same, and looks for more in time: other than those that are `taken` and those `under_way`. Where
-    /// few were taken or `added` before, there were all.
+    /// The same, and looks for more in time: other than those that are `taken` and those `under_way`. Not where
+    /// few are taken, and few were `added` to those under way last: then there were no more.
     pub(super) async fn remove_and_look(
         &mut self,
         acknowledged: &mut Vec<i64>,
@@ -145,19 +149,42 @@ impl<'a> Table<'a> {
 
     /// A record that is too large goes without its value from now on.
     pub(super) async fn omit_value(&mut self, id: i64) -> Result<(), RelayError> {
-        Ok(outbox::omit_value(self.connection, id).await?)
+        answered(outbox::omit_value(self.connection, id)).await
     }
 
     pub(super) async fn note_refused(&mut self, id: i64, reason: &str) -> Result<(), RelayError> {
-        if copies::refused(self.connection, id, reason).await? {
+        if answered(copies::refused(self.connection, id, reason)).await? {
             tracing::warn!(
                 reason,
                 "Kafka refuses a redriven record; its dead letter is open again"
             );
         } else {
             tracing::error!(id, reason, "Kafka refuses a record of the outbox");
-            outbox::mark_refused(self.connection, id, reason).await?;
+            answered(outbox::mark_refused(self.connection, id, reason)).await?;
         }
         Ok(())
     }
+}
+
+/// Gives the lease back, so that the next relay need not wait for its end.
+pub(super) async fn give_lease_back(
+    connection: &mut PgConnection,
+    holder: &str,
+) -> Result<(), RelayError> {
+    answered(outbox::give_lease_back(connection, holder)).await
+}
+
+async fn answered<T>(
+    answer: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, RelayError> {
+    Ok(within(ANSWERED_WITHIN, answer).await?)
+}
+
+/// The answer of a server that may be gone.
+pub(super) async fn within<T>(
+    limit: Duration,
+    answer: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, sqlx::Error> {
+    let is_late = || sqlx::Error::Io(std::io::Error::new(TimedOut, "no answer in time"));
+    timeout(limit, answer).await.unwrap_or_else(|_| Err(is_late()))
 }
