@@ -147,9 +147,22 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Engine<H, D> {
         let Self { config, handler, decoder, pool, health } = self;
         let timeout = Duration::from_secs(15);
         let facts = Arc::new(Facts::new(&config.kafka, &config.group, timeout)?);
-        prepare_topics(&config, &facts).await?;
-        prepare_database(&config, &facts, &pool).await?;
-        prepare_window(&config, &pool, timeout).await?;
+        let topics = tokio::spawn({
+            // It blocks its thread.
+            let (config, facts) = (config.clone(), Arc::clone(&facts));
+            async move { prepare_topics(&config, &facts).await }
+        });
+        let preparing = async {
+            topics.await.map_err(|error| EngineError::Client(error.to_string()))??;
+            prepare_database(&config, &facts, &pool).await?;
+            prepare_window(&config, &pool, timeout).await
+        };
+        tokio::select! {
+            biased;
+            // Nothing is under way yet. Kafka's client may wait for very long where the clock is set back.
+            () = stop.cancelled() => return Ok(summary(&Totals::new(), LaneSeconds::default())),
+            prepared = preparing => prepared?,
+        }
 
         let (commands, commands_in) = mpsc::channel();
         let (events_out, events) = unbounded_channel();

@@ -33,6 +33,15 @@ fn disturbed(what: &str, disturb: impl Fn(&Victim, &mut Consumer)) {
     world.audit();
 }
 
+/// Where Kafka cannot be reached it asks for a while before it gives up.
+#[test]
+fn a_consumer_that_is_told_to_stop_before_it_has_begun_ends_well() {
+    let world = World::new("stopped_early", 1);
+    let consumer = Consumer::start(&world, &["--bootstrap-servers", "127.0.0.1:1"]);
+    eventually("it listens", || consumer.says("health and metrics on"));
+    assert_eq!(consumer.stop().summary()["events"], 0);
+}
+
 #[test]
 fn postgresql_killed_and_restarted_in_mid_stream() {
     disturbed("postgres_killed", |stack, consumer| {
