@@ -87,7 +87,7 @@ impl Pace {
         }
     }
 
-    /// What one look for them tells of, at most. Behind a refusal there is one each time.
+    /// What one look tells of, at most. While rows go alone, most reads have a look of their own.
     fn rows_of_a_look(self) -> i64 {
         match self {
             Self::Batches => 10_000,

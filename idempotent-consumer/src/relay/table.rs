@@ -44,7 +44,7 @@ impl<'a> Table<'a> {
         if self.leased_at.is_none_or(|at| at.elapsed() > RENEW_AFTER) {
             let (lease, asked_at) = (LEASE.as_secs_f64(), Instant::now());
             let taken = answered(outbox::take_lease(self.connection, self.holder, lease)).await?;
-            if !taken || self.has_lapsed() {
+            if !taken || has_lapsed(self.leased_at) {
                 // Another relay may have been at them.
                 self.forget();
             }
@@ -58,16 +58,12 @@ impl<'a> Table<'a> {
     pub(super) async fn renew_lease(&mut self) -> Result<(), RelayError> {
         let before = self.leased_at;
         let taken = self.take_lease().await;
-        let has_lapsed = before.is_some_and(|at| at.elapsed() > LEASE);
         match taken {
-            Ok(true) if !has_lapsed => Ok(()),
-            Err(error) if !has_lapsed => Err(error),
-            _ => Err(RelayError::LeaseLost),
+            _ if has_lapsed(before) => Err(RelayError::LeaseLost),
+            Ok(true) => Ok(()),
+            Ok(false) => Err(RelayError::LeaseLost),
+            Err(error) => Err(error),
         }
-    }
-
-    fn has_lapsed(&self) -> bool {
-        self.leased_at.is_some_and(|at| at.elapsed() > LEASE)
     }
 
     /// The next rows that may go out.
@@ -164,6 +160,10 @@ impl<'a> Table<'a> {
         }
         Ok(())
     }
+}
+
+fn has_lapsed(leased_at: Option<Instant>) -> bool {
+    leased_at.is_some_and(|at| at.elapsed() > LEASE)
 }
 
 /// Gives the lease back, so that the next relay need not wait for its end.

@@ -245,7 +245,7 @@ fn assert_all_in_order(world: &World, rows: i64) -> usize {
     records
 }
 
-/// So many that one round is removed and the next one read while others are under way.
+/// So many that some are removed and others read while others are under way.
 #[test]
 fn a_full_outbox_goes_out_once_and_in_the_order_of_each_key_also_where_the_client_has_little_room()
 {
