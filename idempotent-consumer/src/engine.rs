@@ -1,5 +1,7 @@
 //! The engine: wires Kafka, lanes and relay together, and runs until it is told to stop.
 
+mod prepare;
+
 use std::collections::HashMap;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
@@ -16,7 +18,6 @@ use uuid::Uuid;
 use crate::config::EngineConfig;
 use crate::handler::{Decoder, Handler, Json};
 use crate::health::Health;
-use crate::identity::FINGERPRINT_VERSION;
 use crate::kafka::admin::AdminError;
 use crate::kafka::facts::Facts;
 use crate::kafka::identity::TopicIdentity;
@@ -24,13 +25,12 @@ use crate::kafka::owner::{self, Command, Event, OwnerSettings};
 use crate::lane::Lane;
 use crate::observe;
 use crate::phases::{LaneSeconds, Phases};
-use crate::purge::{self, PurgeError};
+use crate::purge::PurgeError;
 use crate::relay::Relay;
 use crate::shared::{Shared, Totals};
 use crate::store::claims::Claiming;
 use crate::store::connect::BeginSql;
-use crate::store::scope::Scope;
-use crate::store::{migrate, position, retry_queue, scope};
+use crate::store::retry_queue;
 use crate::watchdog::Watchdog;
 
 /// Why an engine did not start, or stopped by itself.
@@ -147,21 +147,18 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Engine<H, D> {
         let Self { config, handler, decoder, pool, health } = self;
         let timeout = Duration::from_secs(15);
         let facts = Arc::new(Facts::new(&config.kafka, &config.group, timeout)?);
-        let topics = tokio::spawn({
-            // It blocks its thread.
-            let (config, facts) = (config.clone(), Arc::clone(&facts));
-            async move { prepare_topics(&config, &facts).await }
+        // Kafka's client blocks, and may wait for very long where the clock is set back.
+        let preparing = tokio::spawn({
+            let (config, facts, pool) = (config.clone(), Arc::clone(&facts), pool.clone());
+            async move { prepare::all(&config, &facts, &pool, timeout).await }
         });
-        let preparing = async {
-            topics.await.map_err(|error| EngineError::Client(error.to_string()))??;
-            prepare_database(&config, &facts, &pool).await?;
-            prepare_window(&config, &pool, timeout).await
-        };
         tokio::select! {
             biased;
-            // Nothing is under way yet. Kafka's client may wait for very long where the clock is set back.
+            // Nothing is under way yet.
             () = stop.cancelled() => return Ok(summary(&Totals::new(), LaneSeconds::default())),
-            prepared = preparing => prepared?,
+            prepared = preparing => {
+                prepared.map_err(|error| EngineError::Client(error.to_string()))??;
+            }
         }
 
         let (commands, commands_in) = mpsc::channel();
@@ -259,86 +256,6 @@ fn summary(totals: &Totals, lane_seconds: LaneSeconds) -> Summary {
         deferred: totals.deferred.load(Relaxed),
         lane_seconds,
     }
-}
-
-async fn prepare_topics(config: &EngineConfig, facts: &Facts) -> Result<(), EngineError> {
-    let dlq_partitions = config.partitions;
-    for (topic, partitions) in
-        [(&config.topic, config.partitions), (&config.dlq_topic, dlq_partitions)]
-    {
-        if !facts.topics.prepare(topic, partitions, config.create_topics).await? {
-            return Err(EngineError::TopicMissing(topic.clone()));
-        }
-    }
-    Ok(())
-}
-
-async fn prepare_database(
-    config: &EngineConfig,
-    facts: &Arc<Facts>,
-    pool: &PgPool,
-) -> Result<(), EngineError> {
-    let mut connection = pool.acquire().await?;
-    let encoding: String =
-        sqlx::query_scalar("SHOW server_encoding").fetch_one(&mut *connection).await?;
-    if encoding != "UTF8" {
-        return Err(EngineError::Encoding(encoding));
-    }
-    let missing =
-        migrate::pending(&migrate::engine(), migrate::TRACKING_TABLE, &mut connection).await?;
-    if !missing.is_empty() {
-        return Err(EngineError::SchemaMissing(missing));
-    }
-    let given = Scope {
-        consumer_group: config.group.clone(),
-        id_mode: config.message_id_from.to_string(),
-        fingerprint_version: i16::from(FINGERPRINT_VERSION),
-    };
-    let recorded = scope::record(&mut connection, &given).await?;
-    if recorded != given {
-        return Err(EngineError::OtherScope {
-            recorded: recorded.to_string(),
-            given: given.to_string(),
-        });
-    }
-    if !position::is_registered(&mut connection, &config.group, &config.topic).await? {
-        let (facts, topic) = (Arc::clone(facts), config.topic.clone());
-        let found = tokio::task::spawn_blocking(move || log_starts(&facts, &topic))
-            .await
-            .map_err(|error| EngineError::Client(error.to_string()))??;
-        let (topic_id, starts) =
-            found.ok_or_else(|| EngineError::TopicMissing(config.topic.clone()))?;
-        position::register(&mut connection, &config.group, &config.topic, &topic_id, &starts)
-            .await?;
-    }
-    Ok(())
-}
-
-/// Checks the dedup window against the topics' retention, and records it.
-async fn prepare_window(
-    config: &EngineConfig,
-    pool: &PgPool,
-    timeout: Duration,
-) -> Result<(), EngineError> {
-    if let Some(window) = config.dedup_window {
-        let topics = [config.topic.as_str(), config.dlq_topic.as_str()];
-        purge::check_window(&config.kafka, topics, window, timeout).await?;
-        purge::adopt(&mut *pool.acquire().await?, window).await?;
-    }
-    Ok(())
-}
-
-/// The topic's id and where each of its partitions begins. Blocks.
-fn log_starts(facts: &Facts, topic: &str) -> Result<Option<(String, Vec<i64>)>, AdminError> {
-    let (Some(count), Some(topic_id)) = (facts.topics.partitions(topic)?, facts.topics.id(topic)?)
-    else {
-        return Ok(None);
-    };
-    let starts: Result<Vec<i64>, AdminError> = (0..)
-        .take(count)
-        .map(|partition| facts.topics.watermarks(topic, partition).map(|(start, _)| start))
-        .collect();
-    Ok(Some((topic_id, starts?)))
 }
 
 /// The lanes that are running, one for each assigned partition.
