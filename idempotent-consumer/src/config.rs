@@ -15,6 +15,8 @@ pub struct EngineConfig {
     pub topic: String,
     /// Where copies of dead letters go.
     pub dlq_topic: String,
+    /// Topics that the handler publishes to, to be made sure of as of the others.
+    pub publishes_to: Vec<String>,
     /// Kafka's consumer group, and the scope of the claims.
     pub group: String,
     /// Where a message's id comes from. The first run records it, another one is refused.
@@ -72,6 +74,7 @@ impl EngineConfig {
         Self {
             kafka,
             dlq_topic: format!("{topic}.dlq"),
+            publishes_to: Vec::new(),
             topic,
             group: group.into(),
             message_id_from: IdMode::default(),

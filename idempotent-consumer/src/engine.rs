@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use sqlx::PgPool;
 use sqlx::migrate::MigrateError;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::{Notify, RwLock, Semaphore};
 use tokio::task::JoinSet;
@@ -148,9 +149,9 @@ impl<H: Handler, D: Decoder<Body = H::Body>> Engine<H, D> {
         let timeout = Duration::from_secs(15);
         let facts = Arc::new(Facts::new(&config.kafka, &config.group, timeout)?);
         // Kafka's client blocks, and may wait for very long where the clock is set back.
-        let preparing = tokio::spawn({
+        let preparing = tokio::task::spawn_blocking({
             let (config, facts, pool) = (config.clone(), Arc::clone(&facts), pool.clone());
-            async move { prepare::all(&config, &facts, &pool, timeout).await }
+            move || Handle::current().block_on(prepare::all(&config, &facts, &pool, timeout))
         });
         tokio::select! {
             biased;

@@ -10,8 +10,7 @@ use idempotent_consumer::cli::{
     self, KafkaArgs, SignalError, TraceArgs, WrongUse, parse_duration, parse_ratio,
 };
 use idempotent_consumer::identity::IdMode;
-use idempotent_consumer::publish::Topics;
-use idempotent_consumer::{Backoff, Engine, EngineConfig, EngineError, Summary, probes};
+use idempotent_consumer::{Backoff, Engine, EngineConfig, Summary, probes};
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::{DatabaseArgs, Format, OutputArgs, TopicArgs, kafka_settings};
@@ -149,6 +148,7 @@ impl RunArgs {
         let defaults = EngineConfig::new(kafka, &self.topics.topic, &self.topics.group);
         Ok(EngineConfig {
             dlq_topic: self.topics.dlq_topic.clone(),
+            publishes_to: self.notifications_topic.iter().cloned().collect(),
             message_id_from: self.message_id_from.clone(),
             create_topics: !self.no_create_topics,
             concurrency: self.concurrency,
@@ -175,10 +175,7 @@ pub(crate) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     let pool = args.database.migrated_pool().await?;
     let decoder = OrderDecoder { unknown_type: args.unknown_type };
     let handler = match &args.notifications_topic {
-        Some(topic) => {
-            prepare_topic(&config, topic).await?;
-            OrderHandler::notifying(topic)
-        }
+        Some(topic) => OrderHandler::notifying(topic),
         None => OrderHandler::default(),
     };
     let engine = Engine::with_decoder(config, handler, decoder, pool);
@@ -186,15 +183,6 @@ pub(crate) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     exporting.finish().await;
     print_summary(&ended??, args.output.output)?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// Makes sure of a topic that the handler publishes to, as the engine does of its own.
-async fn prepare_topic(config: &EngineConfig, topic: &str) -> anyhow::Result<()> {
-    let topics = Topics::new(&config.kafka, Duration::from_secs(15))?;
-    if !topics.prepare(topic, config.partitions, config.create_topics).await? {
-        return Err(EngineError::TopicMissing(topic.to_owned()).into());
-    }
-    Ok(())
 }
 
 /// Fires on SIGTERM and ctrl-C. A second signal ends the process at once.

@@ -1,6 +1,5 @@
 //! What has to hold before an engine begins.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::PgPool;
@@ -17,7 +16,7 @@ use crate::store::{migrate, position, scope};
 /// Makes sure of topics and tables. Blocks its thread for as long as Kafka takes.
 pub(super) async fn all(
     config: &EngineConfig,
-    facts: &Arc<Facts>,
+    facts: &Facts,
     pool: &PgPool,
     timeout: Duration,
 ) -> Result<(), EngineError> {
@@ -27,11 +26,8 @@ pub(super) async fn all(
 }
 
 async fn prepare_topics(config: &EngineConfig, facts: &Facts) -> Result<(), EngineError> {
-    let dlq_partitions = config.partitions;
-    for (topic, partitions) in
-        [(&config.topic, config.partitions), (&config.dlq_topic, dlq_partitions)]
-    {
-        if !facts.topics.prepare(topic, partitions, config.create_topics).await? {
+    for topic in [&config.topic, &config.dlq_topic].into_iter().chain(&config.publishes_to) {
+        if !facts.topics.prepare(topic, config.partitions, config.create_topics).await? {
             return Err(EngineError::TopicMissing(topic.clone()));
         }
     }
@@ -40,7 +36,7 @@ async fn prepare_topics(config: &EngineConfig, facts: &Facts) -> Result<(), Engi
 
 async fn prepare_database(
     config: &EngineConfig,
-    facts: &Arc<Facts>,
+    facts: &Facts,
     pool: &PgPool,
 ) -> Result<(), EngineError> {
     let mut connection = pool.acquire().await?;
@@ -67,12 +63,8 @@ async fn prepare_database(
         });
     }
     if !position::is_registered(&mut connection, &config.group, &config.topic).await? {
-        let (facts, topic) = (Arc::clone(facts), config.topic.clone());
-        let found = tokio::task::spawn_blocking(move || log_starts(&facts, &topic))
-            .await
-            .map_err(|error| EngineError::Client(error.to_string()))??;
-        let (topic_id, starts) =
-            found.ok_or_else(|| EngineError::TopicMissing(config.topic.clone()))?;
+        let (topic_id, starts) = log_starts(facts, &config.topic)?
+            .ok_or_else(|| EngineError::TopicMissing(config.topic.clone()))?;
         position::register(&mut connection, &config.group, &config.topic, &topic_id, &starts)
             .await?;
     }
@@ -93,7 +85,7 @@ async fn prepare_window(
     Ok(())
 }
 
-/// The topic's id and where each of its partitions begins. Blocks.
+/// The topic's id and where each of its partitions begins.
 fn log_starts(facts: &Facts, topic: &str) -> Result<Option<(String, Vec<i64>)>, AdminError> {
     let (Some(count), Some(topic_id)) = (facts.topics.partitions(topic)?, facts.topics.id(topic)?)
     else {

@@ -37,7 +37,9 @@ fn disturbed(what: &str, disturb: impl Fn(&Victim, &mut Consumer)) {
 #[test]
 fn a_consumer_that_is_told_to_stop_before_it_has_begun_ends_well() {
     let world = World::new("stopped_early", 1);
-    let consumer = Consumer::start(&world, &["--bootstrap-servers", "127.0.0.1:1"]);
+    let nowhere =
+        ["--bootstrap-servers", "127.0.0.1:1", "--notifications-topic", "stopped_early.told"];
+    let consumer = Consumer::start(&world, &nowhere);
     eventually("it listens", || consumer.says("health and metrics on"));
     assert_eq!(consumer.stop().summary()["events"], 0);
 }

@@ -1,5 +1,6 @@
 //! The SMTP server of `smtp_server.py` on a port of its own, to be started, stopped and looked into.
 
+use std::fs::File;
 use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -63,6 +64,7 @@ impl Post {
     /// One that is encrypted or wants a login, by options of `smtp_server.py`.
     pub(crate) fn start_with(&self, options: &[&str]) {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/smtp_server.py");
+        let log = self.beside(".log");
         let mut child = Command::new("python3")
             .arg(script)
             .arg(self.port.to_string())
@@ -71,12 +73,13 @@ impl Post {
             .env("PYTHONPATH", &*AIOSMTPD)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
+            .stderr(File::options().create(true).append(true).open(&log).unwrap())
             .spawn()
             .unwrap();
         let (stdin, stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line).unwrap();
-        assert_eq!(line, "listening\n");
+        assert_eq!(line, "listening\n", "see {}", log.display());
         *self.running.lock().unwrap() = Some((child, stdin));
     }
 
