@@ -195,4 +195,5 @@ def main():
                   f"WAL {(wal() - wal_before) / ROWS:4.0f} B/row", flush=True)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -9,6 +9,14 @@ use tokio::process::Command;
 
 const STEPPED_CLOCK: &str = "libstepped_clock.so";
 
+/// Builds programs, and waits until the disk has what was built: some GB, for which each commit of the servers would
+/// wait otherwise. Two minutes of that have been seen.
+async fn built(programs: &[&str], features: &[&str]) -> anyhow::Result<PathBuf> {
+    let folder = programs::build(programs, features).await?;
+    tokio::task::spawn_blocking(rustix::fs::sync).await?;
+    Ok(folder)
+}
+
 /// The programs, with their points to die at.
 pub struct Programs {
     folder: PathBuf,
@@ -22,7 +30,7 @@ impl Programs {
         let features = ["order-producer/failpoints", "order-consumer/failpoints"];
         let [producer, consumer] = programs::PAIR;
         programs::build_library("stepped-clock").await?;
-        let folder = programs::build(&programs::PAIR, &features).await?;
+        let folder = built(&programs::PAIR, &features).await?;
         Ok(Self { folder, files: vec![producer, consumer, STEPPED_CLOCK] })
     }
 
@@ -32,7 +40,7 @@ impl Programs {
         let files = [producer, consumer, "notification-service"];
         let features = files.map(|package| format!("{package}/failpoints"));
         let features: Vec<&str> = features.iter().map(String::as_str).collect();
-        let folder = programs::build(&files, &features).await?;
+        let folder = built(&files, &features).await?;
         Ok(Self { folder, files: files.to_vec() })
     }
 
