@@ -120,11 +120,6 @@ def measure(db, name, batches):
     return took / ROWS * 1e6, logged / ROWS, table / ROWS, index / ROWS
 
 
-def json_kind(db):
-    # Jsonb goes into a json column by its text.
-    db.adapters.register_dumper(Jsonb, psycopg.types.json.JsonbBinaryDumper)
-
-
 def main():
     start_ms = int(PLACED.timestamp() * 1000) - ROWS // 50
     rows = [Row(number, start_ms) for number in range(ROWS)]
