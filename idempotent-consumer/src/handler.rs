@@ -214,6 +214,7 @@ impl<'a> Context<'a> {
 }
 
 /// A record to publish: through the outbox, or by a [pipe](crate::pipe).
+/// [`EngineConfig::publishes_to`](crate::EngineConfig::publishes_to) has its topic made sure of beforehand.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outgoing {
     /// Topic.

@@ -2,7 +2,7 @@
 //!
 //! They are made where something has ended, of what is known by then, and only for messages whose
 //! `traceparent` has the sampled flag; so a trace never says more than the database. Without the
-//! feature `otlp`, or before [`export`] has been started, there are none, and nothing is looked at.
+//! feature `otlp`, or before `export` has been started, there are none, and nothing is looked at.
 
 #[cfg(all(feature = "otlp", feature = "cli"))]
 pub(crate) mod args;
