@@ -15,7 +15,7 @@ import sys
 import psycopg
 from psycopg.types.json import Jsonb
 
-from statements import BATCH, PLACED, ROWS, Row, seconds
+from statements import BATCH, PLACED, ROWS, rows_in_batches, seconds, wal
 
 ROUNDS, ONLY = int(sys.argv[3]), sys.argv[4:]
 
@@ -80,7 +80,7 @@ VARIANTS = {
     "claims: fill factor of the index 100": Variant(
         CLAIM, [OUTCOMES, CLAIM_KEY + " WITH (fillfactor = 100)"], claim),
     "orders: as they are": Variant(ORDER, [STATES, ORDER_KEY], order),
-    "orders: short columns last": Variant(
+    "orders: columns of fixed width first": Variant(
         {name: ORDER[name] for name in ("order_id", "last_message_id", "total_cents", "placed_at",
                                         "updated_at", "customer_id", "status", "currency", "items")},
         [STATES, ORDER_KEY], order),
@@ -102,29 +102,23 @@ def pay(db, batch):
 
 
 def measure(db, name, batches):
-    def wal():
-        return int(db.execute("SELECT pg_current_wal_insert_lsn() - '0/0'").fetchone()[0])
-
     VARIANTS[name].create(db)
     db.execute("CHECKPOINT")
-    wal_before, before = wal(), seconds(db.info.backend_pid)
+    wal_before, before = wal(db), seconds(db.info.backend_pid)
     for number, batch in enumerate(batches):
         with db.transaction():
             VARIANTS[name].fill(db, batch, number * BATCH)
         if name.startswith("paid"):
             with db.transaction():
                 pay(db, batch)
-    took, logged = seconds(db.info.backend_pid) - before, wal() - wal_before
+    took, logged = seconds(db.info.backend_pid) - before, wal(db) - wal_before
     table, index = db.execute(
         "SELECT pg_table_size('columns.t'), pg_indexes_size('columns.t')").fetchone()
     return took / ROWS * 1e6, logged / ROWS, table / ROWS, index / ROWS
 
 
 def main():
-    start_ms = int(PLACED.timestamp() * 1000) - ROWS // 50
-    rows = [Row(number, start_ms) for number in range(ROWS)]
-    batches = [sorted(rows[at:at + BATCH], key=lambda row: row.message)
-               for at in range(0, ROWS, BATCH)]
+    batches = rows_in_batches()
     names = [name for name in VARIANTS if not ONLY or any(text in name for text in ONLY)]
     with psycopg.connect(os.environ["DATABASE_URL"], autocommit=True) as db:
         db.execute("CREATE SCHEMA IF NOT EXISTS columns")

@@ -172,27 +172,32 @@ def seconds(pid):
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def main():
+def wal(db):
+    return int(db.execute("SELECT pg_current_wal_insert_lsn() - '0/0'").fetchone()[0])
+
+
+def rows_in_batches():
     start_ms = int(time.time() * 1000) - ROWS // 50
     rows = [Row(number, start_ms) for number in range(ROWS)]
-    batches = [sorted(rows[at:at + BATCH], key=lambda row: row.message)
-               for at in range(0, ROWS, BATCH)]
-    with psycopg.connect(os.environ["DATABASE_URL"], autocommit=True) as db:
-        def wal():
-            return int(db.execute("SELECT pg_current_wal_insert_lsn() - '0/0'").fetchone()[0])
+    return [sorted(rows[at:at + BATCH], key=lambda row: row.message)
+            for at in range(0, ROWS, BATCH)]
 
+
+def main():
+    batches = rows_in_batches()
+    with psycopg.connect(os.environ["DATABASE_URL"], autocommit=True) as db:
         for name, run in STATEMENTS.items():
             if ONLY and not any(text in name for text in ONLY):
                 continue
             db.execute("TRUNCATE processed_messages, orders, customer_totals")
             db.execute("CHECKPOINT")
-            wal_before, before = wal(), seconds(db.info.backend_pid)
+            wal_before, before = wal(db), seconds(db.info.backend_pid)
             for batch in batches:
                 with db.transaction():
                     run(db, batch)
             took = seconds(db.info.backend_pid) - before
             print(f"{name:32} {took / ROWS * 1e6:6.2f} s/million   "
-                  f"WAL {(wal() - wal_before) / ROWS:4.0f} B/row", flush=True)
+                  f"WAL {(wal(db) - wal_before) / ROWS:4.0f} B/row", flush=True)
 
 
 if __name__ == "__main__":
