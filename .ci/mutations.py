@@ -137,22 +137,6 @@ MUTATIONS = [
         (CONSUMER_TESTS, "relays_that_are_told_to_stop_at_their_work_leave_nothing_that_goes_out_again"),
     ),
     Mutation(
-        "relay-sends-what-is-left",
-        "rows in Kafka that could not be removed yet are read again",
-        [(ENGINE + "relay/table.rs",
-          "[besides, &self.left].concat()",
-          "besides.to_vec()")],
-        (CONSUMER_TESTS, "a_row_that_cannot_be_removed_holds_up_no_other_and_does_not_go_out_again"),
-    ),
-    Mutation(
-        "relay-waits-for-a-lock",
-        "a row that somebody holds a lock on holds up all others",
-        [(ENGINE + "relay/table.rs",
-          "Some(\"55P03\")",
-          "Some(\"none\")")],
-        (CONSUMER_TESTS, "a_row_that_cannot_be_removed_holds_up_no_other_and_does_not_go_out_again"),
-    ),
-    Mutation(
         "relay-deletes-first",
         "the relay removes rows before Kafka has acknowledged them",
         [(ENGINE + "relay.rs",

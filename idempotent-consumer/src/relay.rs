@@ -198,18 +198,7 @@ impl Relay {
         .map_err(|error| RelayError::Kafka(error.to_string()))?;
         let mut producer = Producer { publisher, pace, deliveries, health: &self.health, cancel };
         let mut table = Table::new(connection, &self.holder, pace);
-        let ended = self.rounds(&mut table, &mut producer, alone_until).await;
-        self.clear_up(&mut table, cancel).await;
-        ended
-    }
-
-    async fn rounds(
-        &self,
-        table: &mut Table<'_>,
-        producer: &mut Producer<'_>,
-        alone_until: Option<Instant>,
-    ) -> Result<(), RelayError> {
-        let (cancel, mut reader) = (producer.cancel, Reader::new(self));
+        let mut reader = Reader::new(self);
         let is_over =
             || cancel.is_cancelled() || alone_until.is_some_and(|until| Instant::now() >= until);
         while !is_over() {
@@ -227,31 +216,40 @@ impl Relay {
                 sleep(cancel, IDLE).await;
                 continue;
             }
-            self.publish(table, &mut reader, producer, rows, is_over).await?;
+            let mut acknowledged = Vec::new();
+            let published = self
+                .publish(&mut table, &mut reader, &mut producer, rows, &mut acknowledged, is_over)
+                .await;
+            self.clear_up(&mut table, &mut acknowledged, cancel).await;
+            published?;
         }
         Ok(())
     }
 
-    /// Removes what Kafka has and could not be removed: otherwise it would go out again. Only on the connection
-    /// on which it was read: another one may lead to a server that was set back, where other rows have
-    /// these ids.
-    async fn clear_up(&self, table: &mut Table<'_>, cancel: &CancellationToken) {
-        while table.has_left_some() && !cancel.is_cancelled() {
-            let removed = match table.renew_lease().await {
-                Ok(()) => table.remove_left().await,
-                error => error,
-            };
-            let reason = match removed {
-                Ok(()) if table.has_left_some() => "somebody holds a lock on it".to_owned(),
-                // The server has answered, and may give another answer.
-                Err(RelayError::Database(error @ sqlx::Error::Database(_))) => error.to_string(),
-                _ => return,
-            };
-            let reason = format!("cannot remove what is published: {reason}");
-            if self.health.set("outbox", &reason) {
-                tracing::warn!("outbox relay: {reason}");
+    /// Removes what Kafka has and could not be removed, because somebody holds a lock on one of them perhaps:
+    /// otherwise all would go out again. Only on the connection on which they were read: another one may lead
+    /// to a server that was set back, where other rows have these ids.
+    async fn clear_up(
+        &self,
+        table: &mut Table<'_>,
+        acknowledged: &mut Vec<i64>,
+        cancel: &CancellationToken,
+    ) {
+        while !acknowledged.is_empty() && !cancel.is_cancelled() {
+            let is_lost = matches!(table.renew_lease().await, Err(RelayError::LeaseLost));
+            // They are in Kafka, whoever has the lease.
+            let removed = table.remove(acknowledged).await;
+            // The server has answered, and may give another answer.
+            if let Err(RelayError::Database(error @ sqlx::Error::Database(_))) = removed
+                && !is_lost
+            {
+                if self.health.set("outbox", error.to_string()) {
+                    tracing::warn!("outbox relay: cannot remove what is published: {error}");
+                }
+                sleep(cancel, Duration::from_secs(1)).await;
+            } else {
+                return;
             }
-            sleep(cancel, table::LEFT_FOR).await;
         }
     }
 
@@ -263,9 +261,10 @@ impl Relay {
         reader: &mut Reader<'_>,
         producer: &mut Producer<'_>,
         rows: Vec<OutboxRow>,
+        acknowledged: &mut Vec<i64>,
         is_over: impl Fn() -> bool,
     ) -> Result<(), RelayError> {
-        let (mut flight, mut acknowledged) = (Flight::new(), Vec::new());
+        let mut flight = Flight::new();
         let mut added = rows.len();
         flight.add(rows);
         loop {
@@ -279,7 +278,7 @@ impl Relay {
                         taken = table.take();
                     }
                     let database = async {
-                        let change = table.remove_and_look(&mut acknowledged, added, &taken, &ids);
+                        let change = table.remove_and_look(acknowledged, added, &taken, &ids);
                         let (read, changed) = tokio::join!(reader.read(&taken), change);
                         changed?;
                         let next = match read? {
@@ -316,7 +315,7 @@ impl Relay {
                 }
                 // Nobody else is to send them too.
                 let kept = match table.renew_lease().await {
-                    Ok(()) => table.remove(&mut acknowledged).await,
+                    Ok(()) => table.remove(acknowledged).await,
                     error => error,
                 };
                 match kept {
@@ -343,11 +342,14 @@ impl Relay {
                 Ok(Next::Known) if goes_on => added = 0,
                 Err(RelayError::LeaseLost) => {
                     // They are in Kafka, whoever has the lease.
-                    table.remove(&mut acknowledged).await?;
+                    table.remove(acknowledged).await?;
                     return Err(RelayError::LeaseLost);
                 }
                 next => {
-                    table.remove(&mut acknowledged).await?;
+                    // Before it is waited for a lock once more.
+                    let lease = table.renew_lease().await;
+                    table.remove(acknowledged).await?;
+                    lease?;
                     if !is_whole || !taken.is_empty() {
                         // What was not sent has to come before what is known.
                         table.forget();

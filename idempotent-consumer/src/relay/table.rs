@@ -9,7 +9,6 @@ use tokio::time::timeout;
 
 use super::{Pace, RelayError};
 use crate::failpoint::failpoint;
-use crate::failure::sqlstate;
 use crate::store::outbox::{OutboxRow, Waiting};
 use crate::store::{copies, outbox};
 
@@ -21,8 +20,6 @@ const ANSWERED_WITHIN: Duration = Duration::from_secs(10);
 const BYTES: i64 = 1024 * 1024;
 /// So many rows at a time were not all there are, probably.
 const MANY: usize = 400;
-/// How long rows that could not be removed are left, then it is tried again.
-pub(super) const LEFT_FOR: Duration = Duration::from_secs(1);
 
 /// What the relay changes, and what it looks for.
 pub(super) struct Table<'a> {
@@ -34,23 +31,12 @@ pub(super) struct Table<'a> {
     waiting: VecDeque<Waiting>,
     /// Whether the last look told of as much as one can.
     may_be_more: bool,
-    /// In Kafka, but not to be removed yet. They must not go out again, and hold up no others.
-    left: Vec<i64>,
-    tried_at: Instant,
 }
 
 impl<'a> Table<'a> {
     pub(super) fn new(connection: &'a mut PgConnection, holder: &'a str, pace: Pace) -> Self {
-        Self {
-            connection,
-            holder,
-            pace,
-            leased_at: None,
-            waiting: VecDeque::new(),
-            may_be_more: false,
-            left: Vec::new(),
-            tried_at: Instant::now(),
-        }
+        let waiting = VecDeque::new();
+        Self { connection, holder, pace, leased_at: None, waiting, may_be_more: false }
     }
 
     /// Takes the lease, or renews it where it is time to; `false` while another relay holds it.
@@ -91,13 +77,8 @@ impl<'a> Table<'a> {
     }
 
     async fn look(&mut self, besides: &[i64]) -> Result<(), RelayError> {
-        if self.has_left_some() && self.tried_at.elapsed() > LEFT_FOR {
-            self.remove_left().await?;
-            self.renew_lease().await?;
-        }
         let most = self.pace.rows_of_a_look();
-        let besides = [besides, &self.left].concat();
-        let found = answered(outbox::look(self.connection, most, &besides)).await?;
+        let found = answered(outbox::look(self.connection, most, besides)).await?;
         self.may_be_more = i64::try_from(found.len()) == Ok(most);
         self.waiting.extend(found);
         Ok(())
@@ -128,46 +109,17 @@ impl<'a> Table<'a> {
         ids
     }
 
-    /// Removes rows that Kafka has acknowledged, and forgets their ids. Where somebody holds a lock on
-    /// one for longer than a statement waits (`lock_not_available`), that one is left for later.
+    /// Removes rows that Kafka has acknowledged, and forgets their ids.
     pub(super) async fn remove(&mut self, acknowledged: &mut Vec<i64>) -> Result<(), RelayError> {
         if acknowledged.is_empty() {
             return Ok(());
         }
         failpoint("relay.after_send_before_delete");
-        if let Err(error) = answered(outbox::delete(self.connection, acknowledged)).await {
-            let is_new = !self.has_left_some();
-            self.left.append(acknowledged);
-            if sqlstate(&error).as_deref() != Some("55P03") {
-                return Err(error);
-            }
-            self.remove_left().await?;
-            if is_new && self.has_left_some() {
-                let rows = self.left.len();
-                tracing::warn!(
-                    rows,
-                    "outbox relay: what is published is locked, and removed later"
-                );
-            }
-            return Ok(());
-        }
+        answered(outbox::delete(self.connection, acknowledged)).await?;
         failpoint("relay.after_delete");
-        count_published(acknowledged.len());
+        metrics::counter!("idempotent_consumer_outbox_published_total")
+            .increment(acknowledged.len() as u64);
         acknowledged.clear();
-        Ok(())
-    }
-
-    /// Whether there are rows in Kafka that could not be removed.
-    pub(super) fn has_left_some(&self) -> bool {
-        !self.left.is_empty()
-    }
-
-    /// Removes those of them that nobody holds a lock on.
-    pub(super) async fn remove_left(&mut self) -> Result<(), RelayError> {
-        self.tried_at = Instant::now();
-        let left = answered(outbox::delete_unlocked(self.connection, &self.left)).await?;
-        count_published(self.left.len() - left.len());
-        self.left = left;
         Ok(())
     }
 
@@ -208,10 +160,6 @@ impl<'a> Table<'a> {
         }
         Ok(())
     }
-}
-
-fn count_published(rows: usize) {
-    metrics::counter!("idempotent_consumer_outbox_published_total").increment(rows as u64);
 }
 
 fn has_lapsed(leased_at: Option<Instant>) -> bool {

@@ -199,35 +199,6 @@ pub(crate) async fn delete(connection: &mut PgConnection, ids: &[i64]) -> Result
     Ok(())
 }
 
-/// The same, but only those that nobody holds a lock on. Returns which are left.
-pub(crate) async fn delete_unlocked(
-    connection: &mut PgConnection,
-    ids: &[i64],
-) -> Result<Vec<i64>, sqlx::Error> {
-    sqlx::query_scalar(
-        r"
-        WITH unlocked AS (
-            SELECT id
-              FROM outbox
-             WHERE id = ANY((SELECT $1)::bigint[])
-               FOR UPDATE SKIP LOCKED
-        ), removed AS (
-            DELETE FROM outbox
-             USING unlocked
-             WHERE outbox.id = unlocked.id
-            RETURNING outbox.id
-        )
-        SELECT id
-          FROM outbox
-         WHERE id = ANY((SELECT $1)::bigint[])
-           AND id NOT IN (SELECT id FROM removed)
-        ",
-    )
-    .bind(ids)
-    .fetch_all(connection)
-    .await
-}
-
 /// Notes that the broker refuses a row.
 pub(crate) async fn mark_refused(
     connection: &mut PgConnection,
