@@ -8,6 +8,7 @@ use idempotent_consumer::publish::Topics;
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
+use rdkafka::types::RDKafkaErrorCode;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -38,11 +39,14 @@ impl Admin {
         Ok(())
     }
 
-    /// Deletes a topic.
+    /// Deletes a topic if it is there.
     pub async fn delete(&self, topic: &str) -> anyhow::Result<()> {
         let options = AdminOptions::new().request_timeout(Some(TIMEOUT));
         for deleted in self.client()?.delete_topics(&[topic], &options).await? {
-            deleted.map_err(|(_, code)| anyhow::anyhow!("{code}"))?;
+            match deleted {
+                Ok(_) | Err((_, RDKafkaErrorCode::UnknownTopicOrPartition)) => {}
+                Err((_, code)) => bail!("{code}"),
+            }
         }
         Ok(())
     }

@@ -8,7 +8,9 @@ use tokio::time::sleep;
 use crate::stage::Stage;
 
 pub(super) async fn delete(stage: &Stage<'_>, lasts: Duration) -> anyhow::Result<()> {
-    stage.admin().delete(&stage.dlq_topic).await?;
+    stage
+        .patiently("the topic away", async || stage.admin().delete(&stage.dlq_topic).await)
+        .await?;
     stage.has_begun();
     sleep(lasts).await;
     stage
@@ -17,7 +19,7 @@ pub(super) async fn delete(stage: &Stage<'_>, lasts: Duration) -> anyhow::Result
 }
 
 pub(super) async fn refuse(stage: &Stage<'_>, lasts: Duration) -> anyhow::Result<()> {
-    stage.admin().refuse_writes(&stage.dlq_topic).await?;
+    stage.patiently("an ACL", async || stage.admin().refuse_writes(&stage.dlq_topic).await).await?;
     stage.has_begun();
     sleep(lasts).await;
     stage
@@ -26,12 +28,16 @@ pub(super) async fn refuse(stage: &Stage<'_>, lasts: Duration) -> anyhow::Result
 }
 
 pub(super) async fn shrink(stage: &Stage<'_>, lasts: Duration) -> anyhow::Result<()> {
-    stage.admin().set_largest(&stage.dlq_topic, "900").await?;
+    set_largest(stage, "900").await?;
     stage.has_begun();
     sleep(lasts).await;
+    set_largest(stage, "1048588").await
+}
+
+async fn set_largest(stage: &Stage<'_>, bytes: &str) -> anyhow::Result<()> {
     stage
-        .patiently("a larger topic", async || {
-            stage.admin().set_largest(&stage.dlq_topic, "1048588").await
+        .patiently("a topic of another size", async || {
+            stage.admin().set_largest(&stage.dlq_topic, bytes).await
         })
         .await
 }

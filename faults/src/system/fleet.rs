@@ -25,6 +25,8 @@ const NOTIFICATIONS: &str = "order-notifications";
 const SENDER: &str = "Tea shop <shop@tea.example>";
 /// Within which a program has to be ready, or to have ended.
 const LIMIT: Duration = Duration::from_mins(1);
+/// How long a server that is up again may take to answer all that a process asks as it begins.
+const ANSWER_AGAIN: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(20);
 /// Mails under way at once, at most: one for each partition of their topic.
 pub(super) const MAILS_AT_ONCE: u16 = 6;
@@ -285,7 +287,8 @@ impl Fleet {
                 };
                 let started_at = self.slot(member).started_at;
                 let up_since = *lock(&self.servers_up);
-                let began_alone = up_since.is_none_or(|up| started_at.is_some_and(|at| at < up));
+                let began_alone =
+                    up_since.is_none_or(|up| started_at.is_some_and(|at| at < up + ANSWER_AGAIN));
                 if began_alone && status.code() == Some(1) {
                     self.timeline.note(format!("{} could not begin, again", program.name));
                 } else {

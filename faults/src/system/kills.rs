@@ -16,8 +16,8 @@ use super::plan::{How, Kill, Plan, Victim};
 use super::recovery::Recoveries;
 
 /// How long it may take until a process comes to a point. Behind the death of a relay the next one has
-/// to wait for its lease of 15 s.
-const POINT_WITHIN: Duration = Duration::from_secs(40);
+/// to wait for its lease of 15 s, and behind a broker's a producer that hears nothing for 20 s is replaced.
+const POINT_WITHIN: Duration = Duration::from_mins(3);
 /// Where a relay has rows that are not sent, so that the one behind it has something to do.
 const HANDS_FULL: &str = "relay.before_send";
 

@@ -73,11 +73,12 @@ fn a_mail_that_was_taken_without_an_answer_is_sent_again_under_the_same_message_
     let world = World::new("slow", 1);
     world.post.start();
     world.send(&placed(1, 1, "slow-1"));
-    Notifier::drain(&world, &[&EVERYBODY[..], &["--smtp-timeout", "1s"]].concat());
+    // The second one may take longer than a second by itself.
+    let impatient = ["--smtp-timeout", "1s", "--max-attempts", "20"];
+    Notifier::drain(&world, &[&EVERYBODY[..], &impatient].concat());
     world.assert_settled(1, 0);
     let ids = world.post.message_ids();
-    assert_eq!(ids.len(), 2, "{ids:?}");
-    assert_eq!(ids[0], ids[1]);
+    assert!(ids.len() >= 2 && ids.iter().all(|id| *id == ids[0]), "{ids:?}");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use crate::support::world::text;
 
 /// Small transactions, and a broker that soon takes a process for dead.
 const SMALL: [&str; 8] =
-    [QUICK[0], QUICK[1], QUICK[2], QUICK[3], "--batch-size", "20", "--transaction-timeout", "2s"];
+    [QUICK[0], QUICK[1], QUICK[2], QUICK[3], "--batch-size", "20", "--transaction-timeout", "5s"];
 
 #[test]
 fn killed_at_each_step_again_and_again_each_raw_order_comes_out_once() {
@@ -38,14 +38,14 @@ fn killed_at_each_step_again_and_again_each_raw_order_comes_out_once() {
 /// Where a process is frozen, for how long its transaction may be open, and whether the other one
 /// has its name.
 const FROZEN: [(&str, &str, bool); 7] = [
-    ("pipe.after_read", "60s", false),
-    ("pipe.after_begin", "60s", false),
+    ("pipe.after_read", "10m", false),
+    ("pipe.after_begin", "10m", false),
     // Its offsets were not told: the other one need not wait for them, and has done all of its work.
-    ("pipe.after_produce", "60s", false),
-    ("pipe.after_offsets", "2s", false),
-    ("transaction.before_commit", "2s", false),
-    ("pipe.after_commit", "60s", false),
-    ("pipe.after_offsets", "60s", true),
+    ("pipe.after_produce", "10m", false),
+    ("pipe.after_offsets", "5s", false),
+    ("transaction.before_commit", "5s", false),
+    ("pipe.after_commit", "10m", false),
+    ("pipe.after_offsets", "10m", true),
 ];
 
 #[test]
@@ -69,12 +69,12 @@ fn freeze(point: &str, timeout: &str, has_same_name: bool) {
     let mut frozen = piped.start(&own, &[("FAILPOINT_FREEZES", &format!("{point}:2"))]);
     wait_frozen(&frozen);
     // It takes over once the first is missed, and works off all there is.
-    let summary = piped.drain(&[&arguments[..], &["--transaction-timeout", "2s"]].concat());
+    let summary = piped.drain(&[&arguments[..], &["--transaction-timeout", "5s"]].concat());
     assert!(summary["records"].as_i64().unwrap() >= 140, "{point}: {summary}");
 
     frozen.signal(Signal::CONT);
     piped.send(200, 40);
-    if has_same_name || timeout == "2s" {
+    if has_same_name || timeout == "5s" {
         frozen.wait().failed(1, "fenced");
         piped.drain(&arguments);
     } else {

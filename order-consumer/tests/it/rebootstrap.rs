@@ -82,7 +82,7 @@ fn a_consumer_whose_brokers_named_none_goes_on_and_tells_of_what_it_did() {
 fn a_pipe_whose_brokers_named_none_goes_on() {
     let (hidden, _turn) = hidden();
     let mut piped = Piped::on(hidden.stack.endpoints(), "pipe_hidden", 2);
-    let arguments = [&QUICK[..], &ASKING[..], &["--transaction-timeout", "2s"]].concat();
+    let arguments = [&QUICK[..], &ASKING[..], &["--transaction-timeout", "10s"]].concat();
     let pipe = piped.start(&arguments, &[("KAFKA_BOOTSTRAP_SERVERS", &hidden.address())]);
     let is_through = |piped: &Piped| {
         eventually("all is through", || piped.downstream(true).len() == piped.sent());

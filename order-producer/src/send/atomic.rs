@@ -324,8 +324,26 @@ impl Sending<'_> {
                 }
                 printer.end(note, error.into())
             }
-            DeliveryError::Unconfirmed(_) => Err(error.into()),
+            // Others fail with it.
+            DeliveryError::Unconfirmed(_) if self.is_refused => Ok(()),
+            DeliveryError::Unconfirmed(_) => match self.refused_besides() {
+                Some((note, refusal)) => self.fail(note, refusal, printer),
+                None => Err(error.into()),
+            },
         }
+    }
+
+    /// Of lines that fail together, one that Kafka refused: its end may be about to come.
+    fn refused_besides(&mut self) -> Option<(Note, DeliveryError)> {
+        while let Ok(Delivery { token, outcome }) = self.reports.recv_timeout(TICK) {
+            let pending = self.pending.remove(&token);
+            if let (Some((note, _)), Err(refusal @ DeliveryError::Refused { .. })) =
+                (pending, outcome)
+            {
+                return Some((note, refusal));
+            }
+        }
+        None
     }
 }
 

@@ -88,15 +88,23 @@ fn one_refused_line_and_nothing_is_published_and_every_refused_line_is_named() {
     nothing_is_published_and_nobody_waits(&topic);
 }
 
+/// Others may have their ends by then, or still wait for company: those go down with it.
 #[test]
 fn a_line_that_the_broker_refuses_is_named_and_nothing_is_published() {
+    for linger in ["linger.ms=5", "linger.ms=3000"] {
+        a_line_is_refused_by_the_broker(linger);
+    }
+}
+
+fn a_line_is_refused_by_the_broker(linger: &str) {
     let topic = topic("atomic-large");
     // Below our limit of a line; above the broker's, with its headers.
     let padding = "x".repeat(1024 * 1024 - 300);
     let field = format!("\"x\":\"{padding}\",\"customer_id\"");
     let large = paid("large", "c").replace("\"customer_id\"", &field);
     let input = file_of(3) + &large + "\n" + &file_of(3);
-    let args = ["send", "--file", "-", "--atomic", "--topic", &topic, "--compression", "none"];
+    let plain = ["--compression", "none", "-X", linger, "-X", "batch.size=100000"];
+    let args = [&["send", "--file", "-", "--atomic", "--topic", &topic][..], &plain].concat();
     let output = run_with_input(&args, input.as_bytes());
     assert_exit(&output, 4);
     assert!(stderr(&output).contains("line 4 refused"), "{}", stderr(&output));
@@ -127,7 +135,7 @@ fn killed_in_the_middle_it_stays_unseen_and_the_next_run_under_its_name_ends_it_
 #[test]
 fn killed_in_the_middle_it_is_aborted_by_the_broker_after_its_timeout() {
     let topic = topic("atomic-timeout");
-    let (mut child, _stdin) = begin(&topic, &["--transaction-timeout", "2s"], 50);
+    let (mut child, _stdin) = begin(&topic, &["--transaction-timeout", "10s"], 50);
     child.kill().unwrap();
     child.wait().unwrap();
     let after = ["send", "--file", "-", "--topic", &topic];
@@ -158,7 +166,7 @@ fn nothing_is_published_and_nobody_waits(topic: &str) {
 #[test]
 fn a_file_that_takes_longer_than_its_transaction_may_is_aborted_and_says_so() {
     let topic = topic("atomic-slow");
-    let (child, _stdin) = begin(&topic, &["--transaction-timeout", "4s"], 20);
+    let (child, _stdin) = begin(&topic, &["--transaction-timeout", "10s"], 20);
     let output = child.wait_with_output().unwrap();
     assert_exit(&output, 1);
     let text = stderr(&output);
@@ -197,7 +205,7 @@ fn a_broker_that_dies_before_the_commit_leaves_it_unconfirmed_or_unpublished_and
         "-b",
         servers,
         "--transaction-timeout",
-        "3s",
+        "10s",
     ];
     let mut child = spawn(&mut producer(&args));
     let mut stdin = child.stdin.take().unwrap();

@@ -9,7 +9,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
 use rdkafka::{Offset, TopicPartitionList};
 
-const TIMEOUT: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_mins(1);
 
 /// A record as it lies in the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -119,7 +119,7 @@ pub(crate) fn seen(servers: &str, topic: &str, isolation: Isolation) -> Vec<Reco
     consumer.assign(&assignment).unwrap();
     let (mut records, mut ended) = (Vec::new(), std::collections::BTreeSet::new());
     while ended.len() < partitions {
-        match consumer.poll(TIMEOUT).expect("a record or an end within 10 s") {
+        match consumer.poll(TIMEOUT).expect("a record or an end within a minute") {
             Ok(message) => records.push(record_of(&message)),
             Err(KafkaError::PartitionEOF(partition)) => {
                 ended.insert(partition);
@@ -161,7 +161,7 @@ pub(crate) fn read_from(servers: &str, topic: &str) -> Vec<Record> {
     let expected = usize::try_from(ends.iter().sum::<i64>()).unwrap();
     let mut records = Vec::new();
     while records.len() < expected {
-        let message = consumer.poll(TIMEOUT).expect("a record within 10 s").unwrap();
+        let message = consumer.poll(TIMEOUT).expect("a record within a minute").unwrap();
         records.push(record_of(&message));
     }
     records.sort_by_key(|record| (record.partition, record.offset));

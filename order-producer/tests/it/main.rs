@@ -102,10 +102,10 @@ impl Drop for TempFile {
     }
 }
 
-/// Waits until the condition holds, for half a minute at most.
+/// Waits until the condition holds, for a minute and a half at most.
 #[track_caller]
 pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + Duration::from_secs(90);
     while !holds() {
         assert!(Instant::now() < deadline, "{what} did not happen");
         std::thread::sleep(Duration::from_millis(20));

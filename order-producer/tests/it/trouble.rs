@@ -7,9 +7,10 @@ use local_stack::{Options, Stack};
 use serde_json::Value;
 use uuid::Uuid;
 
+use crate::kafka::Isolation;
 use crate::{
-    TempFile, assert_exit, json, json_lines, kafka, producer, run, run_with_input, spawn, stderr,
-    topic,
+    TempFile, assert_exit, eventually, json, json_lines, kafka, producer, run, run_with_input,
+    spawn, stderr, topic,
 };
 
 /// Nothing listens there.
@@ -81,11 +82,11 @@ fn a_broker_killed_in_mid_load_leaves_unconfirmed_messages_and_no_false_acknowle
     let args = [
         "load",
         "--orders",
-        "2000",
+        "10000",
         "--rate",
         "500",
         "--delivery-timeout",
-        "2s",
+        "10s",
         "--manifest",
         manifest.path(),
         "--topic",
@@ -96,14 +97,16 @@ fn a_broker_killed_in_mid_load_leaves_unconfirmed_messages_and_no_false_acknowle
         "json",
     ];
     let child = spawn(&mut producer(&args));
-    std::thread::sleep(Duration::from_millis(2500));
+    eventually("some are in the log", || {
+        kafka::count_seen(stack.bootstrap_servers(), &topic, Isolation::Uncommitted) > 100
+    });
     stack.kafka().kill();
     let output = child.wait_with_output().unwrap();
     assert_exit(&output, 4);
     let summary = json(&output);
     let count = |name: &str| summary[name].as_u64().unwrap();
     assert!(count("acknowledged") > 0 && count("unconfirmed") > 0, "{summary}");
-    assert_eq!(count("acknowledged") + count("unconfirmed"), 2000);
+    assert_eq!(count("acknowledged") + count("unconfirmed"), 10_000);
     let lines = json_lines(&manifest.text());
     stack.kafka().start().unwrap();
     let log = kafka::read_from(stack.bootstrap_servers(), &topic);

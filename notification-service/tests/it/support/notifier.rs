@@ -93,7 +93,7 @@ impl Notifier {
     /// The same; returns what it has logged as well.
     #[track_caller]
     pub(crate) fn drain_and_log(world: &World, arguments: &[&str]) -> (Value, String) {
-        let arguments = [arguments, &["--exit-when-idle", "300ms"]].concat();
+        let arguments = [arguments, &["--exit-when-idle", "1s"]].concat();
         let (code, out, log) = Self::start(world, &arguments).wait();
         assert_eq!(code, Some(0), "{log}");
         (serde_json::from_str(&out).unwrap(), log)

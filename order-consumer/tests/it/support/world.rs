@@ -125,7 +125,7 @@ impl World {
 
     /// Consumes all there is in a run of its own; returns its summary.
     pub(crate) fn drain(&self, arguments: &[&str]) -> Value {
-        let arguments = [&["--exit-when-idle", "500ms"], arguments].concat();
+        let arguments = [&["--exit-when-idle", "1s"], arguments].concat();
         Consumer::start(self, &arguments).wait().summary()
     }
 

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -52,6 +52,21 @@ impl Answer {
             assert!(problem[field].as_str().is_some_and(|text| !text.is_empty()), "{problem:#}");
         }
         problem
+    }
+}
+
+/// The answer to a request that is sent again while the gateway says to come again: another one with its key
+/// is under way, perhaps of a process that was killed, or the database is slow.
+pub(crate) fn at_last(send: impl Fn() -> Option<Answer>) -> Option<Answer> {
+    let deadline = Instant::now() + 3 * TIMEOUT;
+    loop {
+        let answer = send()?;
+        let comes_again = answer.status == 503
+            || (answer.status == 409 && answer.json()["code"] == "request_in_flight");
+        if !comes_again || Instant::now() > deadline {
+            return Some(answer);
+        }
+        std::thread::sleep(Duration::from_millis(100));
     }
 }
 

@@ -3,9 +3,9 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
-use super::client::{Answer, request};
+use super::client::{Answer, at_last, request};
 use super::server::{Place, Server, tea};
-use crate::kafka;
+use crate::{eventually, kafka};
 
 /// Clients and what they send.
 const CLIENTS: u32 = 6;
@@ -15,12 +15,10 @@ const ORDERS: u32 = 25;
 fn place_and_pay(server: &str, client: u32, order: u32) -> Vec<Answer> {
     let key = format!("{client}/{order}");
     let content = tea(&format!("c-{client}"), order + 1);
-    let Some(placed) = request("POST", "/v1/orders").key(&key).json(&content).try_send(server)
-    else {
-        return Vec::new();
-    };
+    let place = || request("POST", "/v1/orders").key(&key).json(&content).try_send(server);
+    let Some(placed) = at_last(place) else { return Vec::new() };
     let pay = format!("{}/pay", placed.header("location").unwrap());
-    let paid = request("POST", &pay).key(&format!("{key}/pay")).try_send(server);
+    let paid = at_last(|| request("POST", &pay).key(&format!("{key}/pay")).try_send(server));
     [Some(placed), paid].into_iter().flatten().collect()
 }
 
@@ -28,7 +26,7 @@ fn place_and_pay(server: &str, client: u32, order: u32) -> Vec<Answer> {
 fn killed_under_load_it_gives_each_key_one_order_and_the_same_answer() {
     let place = Place::new("killed");
     let answered: Mutex<Vec<(u32, u32, Vec<Answer>)>> = Mutex::default();
-    for round in 0..5_u64 {
+    for round in 0..5 {
         let server = Server::start(&place);
         std::thread::scope(|scope| {
             for client in 0..CLIENTS {
@@ -45,7 +43,9 @@ fn killed_under_load_it_gives_each_key_one_order_and_the_same_answer() {
                 });
             }
             // At another moment each time; all of it takes about a second.
-            std::thread::sleep(Duration::from_millis(40 + 35 * round));
+            let enough = 10 * (round + 1);
+            eventually("some are answered", || answered.lock().unwrap().len() >= enough);
+            std::thread::sleep(Duration::from_millis(7 * round as u64));
             server.sigkill();
         });
     }
@@ -147,12 +147,12 @@ fn a_key_is_kept_for_its_time_and_then_leaves() {
 fn sigterm_answers_what_is_under_way_and_ends_with_0() {
     let place = Place::new("sigterm");
     let server = Server::start(&place);
-    place.slow_orders(1);
+    place.slow_orders(4);
     let address = server.address.clone();
     let sent = std::thread::spawn(move || {
         request("POST", "/v1/orders").key("k").json(&tea("c", 1)).send(&address)
     });
-    std::thread::sleep(Duration::from_millis(300));
+    place.wait_until_slow();
     let (code, log) = server.stop();
     assert_eq!(code, Some(0), "{log}");
     sent.join().unwrap().expect(201);

@@ -59,10 +59,10 @@ fn a_head_that_never_ends_is_given_up() {
 fn more_requests_than_there_are_places_for_are_sent_away_at_once() {
     let place = Place::new("crowd");
     let server = Server::with(&place, &["--no-auth", "--max-requests", "1"]);
-    place.slow_orders(1);
+    place.slow_orders(4);
     std::thread::scope(|scope| {
         let first = scope.spawn(|| server.place("k", &tea("c", 1)));
-        std::thread::sleep(Duration::from_millis(300));
+        place.wait_until_slow();
         let second = request("GET", "/v1/orders?customer_id=c").send(&server.address);
         assert!(second.header("retry-after").is_some());
         second.problem(503, "overloaded");
@@ -76,11 +76,11 @@ fn more_requests_than_there_are_places_for_are_sent_away_at_once() {
 fn a_request_whose_client_has_gone_keeps_its_place_until_its_work_has_ended() {
     let place = Place::new("gone");
     let server = Server::with(&place, &["--no-auth", "--max-requests", "1"]);
-    place.slow_orders(2);
+    place.slow_orders(4);
     let mut stream = TcpStream::connect(&server.address).unwrap();
     let order = request("POST", "/v1/orders").key("k").json(&tea("c", 1));
     stream.write_all(&order.bytes()).unwrap();
-    std::thread::sleep(Duration::from_millis(300));
+    place.wait_until_slow();
     drop(stream);
     std::thread::sleep(Duration::from_millis(300));
     server.get("/v1/orders?customer_id=c").problem(503, "overloaded");

@@ -104,7 +104,7 @@ fn a_request_that_waits_for_another_with_its_key_is_told_so() {
     place.slow_orders(4);
     std::thread::scope(|scope| {
         let first = scope.spawn(|| server.place("k", &tea("c", 1)));
-        std::thread::sleep(Duration::from_millis(300));
+        place.wait_until_slow();
         let second =
             request("POST", "/v1/orders").key("k").json(&tea("c", 1)).send(&server.address);
         assert!(second.header("retry-after").is_some());

@@ -83,6 +83,13 @@ impl Place {
         ));
     }
 
+    /// Waits until a request adds one.
+    pub(crate) fn wait_until_slow(&self) {
+        let asleep = "SELECT count(*) FROM pg_stat_activity
+                       WHERE datname = current_database() AND wait_event = 'PgSleep'";
+        eventually("an order is being added", || self.number(asleep) > 0);
+    }
+
     pub(crate) fn sql(&self, statement: &str) {
         let statement = AssertSqlSafe(statement.to_owned());
         wait(async {
