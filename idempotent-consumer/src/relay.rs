@@ -346,7 +346,7 @@ impl Relay {
                     return Err(RelayError::LeaseLost);
                 }
                 next => {
-                    // Before it is waited for a lock once more.
+                    // Renewed first: removing may wait for a lock once more.
                     let lease = table.renew_lease().await;
                     table.remove(acknowledged).await?;
                     lease?;

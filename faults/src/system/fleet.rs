@@ -25,7 +25,8 @@ const NOTIFICATIONS: &str = "order-notifications";
 const SENDER: &str = "Tea shop <shop@tea.example>";
 /// Within which a program has to be ready, or to have ended.
 const LIMIT: Duration = Duration::from_mins(1);
-/// How long a server that is up again may take to answer all that a process asks as it begins.
+/// How long a server that is up again may take to answer all that a process asks as it begins, and how long
+/// a process may ask.
 const ANSWER_AGAIN: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(20);
 /// Mails under way at once, at most: one for each partition of their topic.
@@ -102,7 +103,8 @@ impl Fleet {
             consumer_port: free_port(31_500)?,
             smtp_port,
             slots: Default::default(),
-            servers_up: Mutex::new(Some(Instant::now())),
+            // For long: nobody has an excuse yet.
+            servers_up: Mutex::new(Instant::now().checked_sub(2 * ANSWER_AGAIN)),
             violations: Mutex::default(),
             peak_kib: Mutex::default(),
         };
@@ -277,7 +279,7 @@ impl Fleet {
     }
 
     /// Starts what ends by itself again, for ever. That is a violation, unless the process was young
-    /// and a server away.
+    /// and a server away, or just back.
     pub(super) async fn watch(&self) -> anyhow::Result<()> {
         loop {
             for member in Member::ALL {
@@ -287,9 +289,9 @@ impl Fleet {
                 };
                 let started_at = self.slot(member).started_at;
                 let up_since = *lock(&self.servers_up);
-                let began_alone =
-                    up_since.is_none_or(|up| started_at.is_some_and(|at| at < up + ANSWER_AGAIN));
-                if began_alone && status.code() == Some(1) {
+                let was_alone = up_since.is_none_or(|up| up.elapsed() < 2 * ANSWER_AGAIN);
+                let is_young = started_at.is_some_and(|at| at.elapsed() < ANSWER_AGAIN);
+                if was_alone && is_young && status.code() == Some(1) {
                     self.timeline.note(format!("{} could not begin, again", program.name));
                 } else {
                     self.ended_by_itself(&program, status);

@@ -86,7 +86,7 @@ impl Killer<'_> {
             How::AtOnce => self.fleet.kill(member).await?,
             How::At(point) => match self.fleet.kill_at(&[(member, point)], POINT_WITHIN).await? {
                 Some((_, name)) => name,
-                None => bail!("{} did not come to {point} within 40 s", member.name()),
+                None => bail!("{} did not come to {point} in {POINT_WITHIN:?}", member.name()),
             },
         };
         let victim = match member {

@@ -327,7 +327,7 @@ fn an_outbox_that_fills_is_not_read_whole_for_each_round() {
 }
 
 /// Somebody holds a lock on one of them for longer than the relay waits for it. The client has little room, so
-/// that others are still to go when that one is removed in vain.
+/// that others may still be to go when that one is removed in vain.
 #[test]
 fn rows_that_cannot_be_removed_do_not_go_out_again() {
     const ROWS: i64 = 3_000;

@@ -242,14 +242,7 @@ impl Sending<'_> {
                     return self.poll(printer);
                 }
                 Ok(false) => self.wait(printer)?,
-                Err(error @ DeliveryError::Refused { .. }) => {
-                    return self.fail(note, error, printer);
-                }
-                // Perhaps only since another line failed, whose end is about to come.
-                Err(error) => {
-                    self.wait(printer)?;
-                    return if self.is_refused { Ok(()) } else { Err(error.into()) };
-                }
+                Err(error) => return self.fail(note, error, printer),
             }
         }
         Ok(())

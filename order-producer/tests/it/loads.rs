@@ -154,7 +154,7 @@ fn the_rate_is_kept() {
         run(&["load", "--orders", "300", "--rate", "150", "--topic", &topic, "-o", "jsonl"]);
     assert_exit(&output, 0);
     let seconds = json(&output)["seconds"].as_f64().unwrap();
-    assert!(seconds > 1.9, "{seconds}");
+    assert!((1.9..20.0).contains(&seconds), "{seconds}");
 }
 
 #[cfg(unix)]

@@ -105,8 +105,10 @@ fn a_request_that_waits_for_another_with_its_key_is_told_so() {
     std::thread::scope(|scope| {
         let first = scope.spawn(|| server.place("k", &tea("c", 1)));
         place.wait_until_slow();
+        let asked_at = Instant::now();
         let second =
             request("POST", "/v1/orders").key("k").json(&tea("c", 1)).send(&server.address);
+        assert!(asked_at.elapsed() > Duration::from_millis(1900), "it did not wait");
         assert!(second.header("retry-after").is_some());
         second.problem(409, "request_in_flight");
         let first = first.join().unwrap().expect(201);
