@@ -372,6 +372,7 @@ impl<'a> Stage<'a> {
         loop {
             match self.progress().await {
                 Ok(progress) => {
+                    why.clear();
                     late.retain_mut(|late| {
                         let next = progress.get(&late.partition).copied().unwrap_or(0);
                         if next != late.at {
